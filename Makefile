@@ -1,0 +1,80 @@
+# Linux and macOS, from a fresh clone. Needs python3 (3.9 or newer, with venv), make and a C++ compiler; cmake and ninja
+# come from the package index when the system has none.
+#
+# Options of llama.cpp go where its users expect them:   CMAKE_ARGS="-DGGML_CUDA=on" make clean setup
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# cmake and ninja from the package index, for builds outside pip
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+UPSTREAM := vendor/llama_cpp.pin vendor/fetch.py
+SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/__init__.py \
+            $(wildcard patches/*.patch compresskv_edge/csrc/* compresskv_edge/models/* profiles/*.json)
+
+.PHONY: help setup demo test bench lint stock sdist wheel check-dist clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: $(VENV)/.package ## create .venv with the package (editable) and its test extras
+
+demo: setup ## answer questions over a long document with the full cache and with a compressed one
+	$(BIN)/compresskv demo
+
+test: setup stock ## run all tests
+	$(BIN)/python -m pytest
+
+bench: setup ## measure stock and compressed side by side
+	$(BIN)/compresskv bench
+
+lint: $(VENV)/.dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+stock: build/stock/.done ## an unpatched libllama in build/stock/lib, for the tests
+
+sdist: $(VENV)/.tools ## dist/*.tar.gz, which builds without the package index
+	$(BIN)/python -c 'from scikit_build_core.build import build_sdist; build_sdist("dist")'
+
+wheel: $(VENV)/.tools ## dist/*.whl for this machine; CMAKE_ARGS="-DGGML_NATIVE=off" for others
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+check-dist: setup ## build both and try them in fresh environments (minutes)
+	$(BIN)/python tools/check_dist.py
+
+clean: ## remove all that make created
+	rm -rf $(VENV) build dist vendor/llama.cpp
+
+$(VENV)/.tools:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade "pip>=21.3" "scikit-build-core>=1.1"
+	@# cmake and ninja, if the backend says that they are missing
+	$(BIN)/python -c 'from scikit_build_core.build import *; print(*get_requires_for_build_wheel(), sep="\n")' > $@
+	$(PIP) install --requirement $@
+
+# The binding without libraries of its own: ours take their place. From the checked archive and past pip's cache, which
+# would hand this library-less wheel to every other project.
+$(VENV)/.binding: $(VENV)/.tools $(UPSTREAM)
+	sdist=$$($(BIN)/python vendor/fetch.py --sdist) && \
+	CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" \
+	$(PIP) install --no-build-isolation --no-cache-dir --no-deps --force-reinstall "$$sdist"
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.binding $(SOURCES)
+	$(PIP) install --no-build-isolation --editable '.[test]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	$(PIP) install --no-build-isolation --editable '.[test,dev]'
+	@touch $@
+
+# the same build tree, so ggml is compiled once and with the same flags
+build/stock/.done: $(VENV)/.package cmake/stock.cmake
+	cmake -S . -B build/cmake -DCKV_STOCK=ON > build/stock.log || { cat build/stock.log; exit 1; }
+	cmake --build build/cmake --target stock
+	@touch $@
