@@ -1,0 +1,37 @@
+"""CompressKV for llama.cpp: long contexts in small memory.
+
+>>> from compresskv_edge import Llama
+>>> llm = Llama("model.gguf", kv_profile="profile.json", kv_budget=1024, n_ctx=32768)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .llama import KVStats, Llama
+    from .profile import Profile
+
+__all__ = ["KVStats", "Llama", "Profile", "__version__"]
+
+_HOME = {"KVStats": "llama", "Llama": "llama", "Profile": "profile"}
+
+
+def __getattr__(name: str) -> Any:
+    # imported when asked for: the pure parts of the package work without the native library
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def _offer_library() -> None:
+    from .native import offer_library
+
+    offer_library()
+
+
+_offer_library()

@@ -1,0 +1,584 @@
+#include "ckv-cache.h"
+
+#include "llama-context.h"
+#include "llama-impl.h"
+#include "llama-kv-cache.h"
+#include "llama-model.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+// growth in steps of the padding that upstream gives to n_kv, so that a step is also the life of a reused graph
+static constexpr uint32_t CKV_PAD = 256;
+
+llama_ckv::llama_ckv(llama_kv_cache & kv, const ckv_settings & settings, uint32_t n_ctx) :
+    kv(kv), settings(settings), n_ctx(n_ctx), ring_pos(settings.window, -1) {
+}
+
+//
+// facts
+//
+
+int32_t llama_ckv::model_layer(int32_t ikv) const {
+    return kv.layers[ikv].il;
+}
+
+int32_t llama_ckv::cache_layer(int32_t il) const {
+    const auto it = kv.map_layer_ids.find(il);
+    return it == kv.map_layer_ids.end() ? -1 : it->second;
+}
+
+uint32_t llama_ckv::n_head(int32_t ikv) const {
+    return kv.hparams.n_head(model_layer(ikv));
+}
+
+uint32_t llama_ckv::n_head_kv(int32_t ikv) const {
+    return kv.hparams.n_head_kv(model_layer(ikv));
+}
+
+ggml_tensor * llama_ckv::tensor_k(int32_t ikv) const {
+    return kv.layers[ikv].k;
+}
+
+ggml_tensor * llama_ckv::tensor_v(int32_t ikv) const {
+    return kv.layers[ikv].v;
+}
+
+size_t llama_ckv::kv_bytes() const {
+    return kv.size_k_bytes() + kv.size_v_bytes();
+}
+
+size_t llama_ckv::kv_bytes_stock() const {
+    size_t row = 0;
+    for (const auto & layer : kv.layers) {
+        row += layer.k->nb[1] + layer.v->nb[1];
+    }
+    return row*n_ctx;
+}
+
+size_t llama_ckv::window_bytes() const {
+    size_t res = 0;
+    for (const auto & layer : layers) {
+        res += layer.q ? ggml_nbytes(layer.q) : 0;
+    }
+    return res;
+}
+
+//
+// the tail
+//
+
+uint32_t llama_ckv::n_tail() const {
+    return kv.get_size();
+}
+
+uint32_t llama_ckv::n_used() const {
+    return kv.v_cells[0].get_used();
+}
+
+std::vector<uint32_t> llama_ckv::tail_cells() const {
+    const auto & cells = kv.v_cells[0];
+
+    std::vector<uint32_t> res;
+    for (uint32_t i = 0; i < cells.size(); ++i) {
+        if (!cells.is_empty(i)) {
+            res.push_back(i);
+        }
+    }
+
+    std::stable_sort(res.begin(), res.end(), [&](uint32_t a, uint32_t b) { return cells.pos_get(a) < cells.pos_get(b); });
+
+    return res;
+}
+
+// from one buffer for all layers, which can only be freed as a whole, to one a layer
+bool llama_ckv::adopt() {
+    layers.resize(kv.layers.size());
+
+    if (kv.hparams.no_alloc) {
+        return true; // a dry run that only measures
+    }
+
+    std::vector<ckv_store> stores(layers.size());
+    for (size_t i = 0; i < layers.size(); ++i) {
+        if (!alloc(i, n_tail(), stores[i])) {
+            return false;
+        }
+    }
+
+    install(stores);
+
+    return true;
+}
+
+bool llama_ckv::reserve(uint32_t n_tokens) {
+    const uint32_t n_need = n_used() + n_tokens;
+
+    if (n_need <= n_tail()) {
+        return true;
+    }
+
+    return grow(std::min<uint32_t>(GGML_PAD(n_need, CKV_PAD), std::max(n_ctx, n_need)));
+}
+
+// as reserve, and the next decode sizes its compute buffers for all of the prompt at once
+bool llama_ckv::prompt_begin(uint32_t n_tokens) {
+    const uint32_t n_before = n_tail();
+
+    if (!reserve(n_tokens)) {
+        return false;
+    }
+    lctx->sched_need_reserve |= n_tail() > n_before;
+
+    return true;
+}
+
+bool llama_ckv::grow(uint32_t n_tail_new) {
+    if (lctx) {
+        lctx->synchronize();
+    }
+
+    std::vector<ckv_store> stores(layers.size());
+    for (size_t i = 0; i < layers.size(); ++i) {
+        const uint32_t n_old = n_prefix(i) + n_tail();
+
+        if (!alloc(i, n_prefix(i) + n_tail_new, stores[i])) {
+            return false;
+        }
+
+        std::vector<int32_t> all(n_old);
+        for (uint32_t r = 0; r < n_old; ++r) {
+            all[r] = r;
+        }
+        if (!fill(i, all, stores[i])) {
+            return false;
+        }
+    }
+
+    install(stores);
+
+    std::vector<uint32_t> all(n_tail());
+    for (uint32_t i = 0; i < all.size(); ++i) {
+        all[i] = i;
+    }
+    resize_cells(all, n_tail_new);
+
+    return true;
+}
+
+// the live cells become cells 0, 1, ... of n_tail
+void llama_ckv::resize_cells(const std::vector<uint32_t> & live, uint32_t n_tail) {
+    auto & cells = kv.v_cells[0];
+
+    const uint32_t head = std::min<uint32_t>(kv.v_heads[0], live.size());
+    const auto     kept = cells.cp(live);
+
+    cells.resize(n_tail);
+    cells.set(0, kept);
+
+    kv.v_heads[0] = head;
+}
+
+//
+// the prefix
+//
+
+void llama_ckv::reset() {
+    for (auto & layer : layers) {
+        layer.prefix.clear();
+    }
+
+    std::fill(ring_pos.begin(), ring_pos.end(), -1);
+
+    pos_frozen = 0;
+    generation++;
+}
+
+bool llama_ckv::can_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) const {
+    const bool everything = p0 <= 0 && p1 > kv.v_cells[0].seq_pos_max(0);
+
+    return seq_id > 0 || p0 >= pos_frozen || p1 <= 0 || everything;
+}
+
+bool llama_ckv::can_rm_window(const llama_kv_cache & swa, llama_pos p0) const {
+    const llama_pos first = swa.seq_pos_min(0);
+
+    return first <= 0 || p0 == 0 || p0 - (llama_pos) swa.n_swa + 1 >= first || p0 > swa.seq_pos_max(0);
+}
+
+uint32_t llama_ckv::max_prefix() const {
+    uint32_t res = 0;
+    for (size_t i = 0; i < layers.size(); ++i) {
+        res = std::max(res, n_prefix(i));
+    }
+    return res;
+}
+
+std::vector<llama_pos> llama_ckv::positions(int32_t ikv) const {
+    std::vector<llama_pos> res = layers[ikv].prefix;
+    for (const uint32_t cell : tail_cells()) {
+        res.push_back(kv.v_cells[0].pos_get(cell));
+    }
+    return res;
+}
+
+std::vector<int32_t> llama_ckv::rows(int32_t ikv) const {
+    std::vector<int32_t> res(n_prefix(ikv));
+    for (size_t i = 0; i < res.size(); ++i) {
+        res[i] = i;
+    }
+    for (const uint32_t cell : tail_cells()) {
+        res.push_back(n_prefix(ikv) + cell);
+    }
+    return res;
+}
+
+bool llama_ckv::gather(const std::vector<ckv_kept> & kept) {
+    const uint32_t n_live = settings.window;
+
+    std::vector<ckv_store>              stores  (layers.size());
+    std::vector<std::vector<llama_pos>> prefixes(layers.size());
+
+    for (size_t i = 0; i < layers.size(); ++i) {
+        GGML_ASSERT(kept[i].size() >= n_live && "the window is always kept");
+
+        const auto rows_old = rows(i);
+        const auto pos_old  = positions(i);
+
+        std::vector<int32_t> rows_new;
+        for (const int32_t j : kept[i]) {
+            rows_new.push_back(rows_old[j]);
+            prefixes[i].push_back(pos_old[j]);
+        }
+        prefixes[i].resize(kept[i].size() - n_live);
+
+        if (!alloc(i, prefixes[i].size() + settings.n_tail, stores[i]) || !fill(i, rows_new, stores[i])) {
+            return false;
+        }
+    }
+
+    // nothing fails from here on
+    const auto cells = tail_cells();
+    const std::vector<uint32_t> live(cells.end() - n_live, cells.end());
+
+    pos_frozen = kv.v_cells[0].pos_get(live[0]);
+
+    install(stores);
+    for (size_t i = 0; i < layers.size(); ++i) {
+        layers[i].prefix = std::move(prefixes[i]);
+    }
+    kv.v_heads[0] = n_live;
+    resize_cells(live, settings.n_tail);
+
+    release_compute();
+
+    return true;
+}
+
+//
+// tensors
+//
+
+bool llama_ckv::alloc(int32_t ikv, uint32_t n_rows, ckv_store & store) const {
+    ggml_init_params params = {
+        /*.mem_size   =*/ 8*ggml_tensor_overhead(), // k, v, q and a stream view of k and of v
+        /*.mem_buffer =*/ NULL,
+        /*.no_alloc   =*/ true,
+    };
+    store.ctx.reset(ggml_init(params));
+
+    auto * ctx = store.ctx.get();
+
+    const ggml_tensor * k = tensor_k(ikv);
+    const ggml_tensor * v = tensor_v(ikv);
+
+    store.k = ggml_new_tensor_3d(ctx, k->type, k->ne[0], n_rows, 1);
+    store.v = ggml_new_tensor_3d(ctx, v->type, v->ne[0], n_rows, 1);
+    store.q = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, (int64_t) kv.hparams.n_embd_head_k(model_layer(ikv))*n_head(ikv), settings.window);
+
+    ggml_format_name(store.k, "cache_k_l%d", model_layer(ikv));
+    ggml_format_name(store.v, "cache_v_l%d", model_layer(ikv));
+    ggml_format_name(store.q, "cache_q_l%d", model_layer(ikv));
+
+    store.buf.reset(ggml_backend_alloc_ctx_tensors_from_buft(ctx, ggml_backend_buffer_get_type(k->buffer)));
+    if (!store.buf) {
+        LLAMA_LOG_ERROR("%s: failed to allocate %u rows of layer %d\n", __func__, n_rows, model_layer(ikv));
+        return false;
+    }
+
+    ggml_backend_buffer_clear(store.buf.get(), 0); // masked rows must not hold NaN
+
+    return true;
+}
+
+void llama_ckv::install(std::vector<ckv_store> & stores) {
+    std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
+
+    const size_t bytes_old = kv_bytes();
+
+    for (size_t i = 0; i < stores.size(); ++i) {
+        auto & store = stores[i];
+        auto & layer = kv.layers[i];
+
+        layer.k = store.k;
+        layer.v = store.v;
+        layer.k_stream = { ggml_view_2d(store.ctx.get(), store.k, store.k->ne[0], store.k->ne[1], store.k->nb[1], 0) };
+        layer.v_stream = { ggml_view_2d(store.ctx.get(), store.v, store.v->ne[0], store.v->ne[1], store.v->nb[1], 0) };
+        ggml_backend_view_init(layer.k_stream[0]);
+        ggml_backend_view_init(layer.v_stream[0]);
+
+        layers[i].q = store.q;
+
+        ctxs_bufs.emplace_back(std::move(store.ctx), std::move(store.buf));
+    }
+
+    bytes_peak = std::max(bytes_peak, bytes_old + kv_bytes()); // both are there for a moment
+
+    kv.ctxs_bufs = std::move(ctxs_bufs); // frees the old tensors
+    generation++;
+}
+
+// rows of a tensor as rows of 4-byte words: moved, never decoded
+static ggml_tensor * ckv_as_words(ggml_context * ctx, ggml_tensor * t, int64_t n_rows) {
+    ggml_tensor * res = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, t->nb[1]/sizeof(int32_t), n_rows);
+    res->view_src = t;
+    ggml_backend_view_init(res);
+    return res;
+}
+
+// ggml copies views of equal shape within a device; for rows that are not made of words, one run of neighbours at a time
+static void ckv_copy_runs(ggml_tensor * src, ggml_tensor * dst, const std::vector<int32_t> & rows) {
+    for (size_t i = 0; i < rows.size();) {
+        size_t n = 1;
+        while (i + n < rows.size() && rows[i + n] == rows[i] + (int32_t) n) {
+            n++;
+        }
+
+        ggml_init_params params = { 2*ggml_tensor_overhead(), NULL, true };
+        ggml_context_ptr ctx { ggml_init(params) };
+
+        ggml_tensor * from = ggml_view_2d(ctx.get(), src, src->ne[0], n, src->nb[1], rows[i]*src->nb[1]);
+        ggml_tensor * to   = ggml_view_2d(ctx.get(), dst, dst->ne[0], n, dst->nb[1],       i*dst->nb[1]);
+        ggml_backend_view_init(from);
+        ggml_backend_view_init(to);
+        ggml_backend_tensor_copy(from, to);
+
+        i += n;
+    }
+}
+
+static bool ckv_is_one_run(const std::vector<int32_t> & rows) {
+    return rows.empty() || rows.back() - rows.front() + 1 == (int32_t) rows.size();
+}
+
+// the given rows of a layer become rows 0, 1, ... of a new store; the ring of queries comes along
+bool llama_ckv::fill(int32_t ikv, const std::vector<int32_t> & rows, const ckv_store & store) {
+    ggml_backend_tensor_copy(layers[ikv].q, store.q);
+
+    const std::pair<ggml_tensor *, ggml_tensor *> moves[] = { { tensor_k(ikv), store.k }, { tensor_v(ikv), store.v } };
+
+    ckv_graph graph(*this, 16);
+
+    ggml_tensor * idx = graph.input_i32("ckv_rows", rows.size());
+
+    for (const auto & [src, dst] : moves) {
+        if (ckv_is_one_run(rows) || src->nb[1] % sizeof(int32_t) != 0) {
+            ckv_copy_runs(src, dst, rows);
+            continue;
+        }
+
+        auto * ctx  = graph.ctx.get();
+        auto * from = ggml_get_rows(ctx, ckv_as_words(ctx, src, src->ne[1]), idx);
+
+        ggml_build_forward_expand(graph.gf, ggml_cpy(ctx, from, ckv_as_words(ctx, dst, rows.size())));
+    }
+
+    if (ggml_graph_n_nodes(graph.gf) == 0) {
+        return true;
+    }
+
+    if (!graph.alloc()) {
+        return false;
+    }
+    ggml_backend_tensor_set(idx, rows.data(), 0, ggml_nbytes(idx));
+
+    return graph.compute();
+}
+
+// the compute buffers were sized for the whole prompt: back to the size that the compressed cache needs
+void llama_ckv::release_compute() {
+    lctx->sched_need_reserve = true;
+    lctx->sched_reserve();
+
+#ifdef __GLIBC__
+    malloc_trim(0); // blocks under glibc's mmap threshold stay resident otherwise
+#endif
+}
+
+//
+// ckv_graph
+//
+
+ckv_graph::ckv_graph(llama_ckv & ckv, size_t n_nodes) : ckv(ckv) {
+    ggml_init_params params = {
+        /*.mem_size   =*/ 2*n_nodes*ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false),
+        /*.mem_buffer =*/ NULL,
+        /*.no_alloc   =*/ true,
+    };
+    ctx.reset(ggml_init(params));
+    gf = ggml_new_graph_custom(ctx.get(), n_nodes, false);
+}
+
+ggml_tensor * ckv_graph::input_i32(const char * name, int64_t n) const {
+    ggml_tensor * res = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n);
+    ggml_set_input(res);
+    ggml_set_name(res, name);
+    return res;
+}
+
+ggml_tensor * ckv_graph::output(ggml_tensor * t) const {
+    ggml_set_output(t);
+    ggml_build_forward_expand(gf, t);
+    return t;
+}
+
+bool ckv_graph::alloc() {
+    auto * sched = ckv.lctx->get_sched();
+
+    ckv.generation++; // the kept graph loses its allocation
+    ggml_backend_sched_reset(sched);
+
+    return ggml_backend_sched_alloc_graph(sched, gf);
+}
+
+bool ckv_graph::compute() {
+    const bool ok = ckv.lctx->graph_compute(gf, true) == GGML_STATUS_SUCCESS;
+
+    ggml_backend_sched_synchronize(ckv.lctx->get_sched());
+
+    return ok;
+}
+
+//
+// hooks
+//
+
+void llama_ckv_deleter::operator()(llama_ckv * ckv) const {
+    delete ckv;
+}
+
+static void ckv_throw(const std::string & sentence) {
+    ckv_fail(LLAMA_CKV_ERR_UNSUPPORTED, sentence);
+    throw std::runtime_error(sentence);
+}
+
+llama_ckv_ptr llama_ckv::create(llama_kv_cache & kv, uint32_t & kv_size) {
+    ckv_settings settings;
+
+    // sliding-window caches are bounded already; a shared cache belongs to another context
+    if (!ckv_find_settings(&kv.model, settings) || kv.swa_type != LLAMA_SWA_TYPE_NONE || kv.other) {
+        return nullptr;
+    }
+    if (kv.v_trans) {
+        ckv_throw("a compressed KV cache needs flash attention: create the context with flash_attn enabled");
+    }
+    if (kv.n_seq_max > 1) {
+        ckv_throw("a compressed KV cache holds one sequence for now, n_seq_max is " + std::to_string(kv.n_seq_max) +
+                  ": create the context with n_seq_max = 1 (llama-cpp-python: embedding=False)");
+    }
+
+    llama_ckv_ptr res(new llama_ckv(kv, settings, kv_size));
+
+    kv_size = std::min(kv_size, settings.n_tail);
+
+    return res;
+}
+
+llama_ckv_ptr ckv_create(llama_kv_cache & kv, uint32_t & kv_size) {
+    return llama_ckv::create(kv, kv_size);
+}
+
+void ckv_adopt(llama_ckv * ckv) {
+    if (ckv && !ckv->adopt()) {
+        throw std::runtime_error("failed to allocate buffer for the compressed kv cache");
+    }
+}
+
+void ckv_bind(llama_ckv * ckv, llama_context * lctx) {
+    if (ckv) {
+        ckv->lctx = lctx;
+    }
+}
+
+bool ckv_reserve(llama_ckv * ckv, const std::vector<llama_ubatch> & ubatches) {
+    if (!ckv) {
+        return true;
+    }
+
+    uint32_t n_tokens = 0;
+    for (const auto & ubatch : ubatches) {
+        n_tokens += ubatch.n_tokens;
+
+        for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
+            if (ubatch.pos[i] >= (llama_pos) ckv->n_ctx) {
+                return false; // the context is full, as for the stock cache
+            }
+        }
+    }
+
+    return ckv->reserve(n_tokens);
+}
+
+void ckv_reset(llama_ckv * ckv) {
+    if (ckv) {
+        ckv->reset();
+    }
+}
+
+bool ckv_seq_rm(llama_ckv * ckv, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    if (!ckv) {
+        return true;
+    }
+    if (!ckv->can_rm(seq_id, p0, p1)) {
+        return false;
+    }
+    if (seq_id <= 0 && p0 < ckv->pos_frozen && p1 > 0) {
+        ckv->reset(); // everything goes
+    }
+    return true;
+}
+
+// the sliding-window cache holds what the window needs at the end of the sequence; a removal further back would leave
+// the tokens before it without their window. both caches change, or none does
+bool ckv_seq_rm_iswa(const llama_kv_cache & base, const llama_kv_cache & swa, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    const auto * ckv = base.ckv.get();
+    if (!ckv || seq_id > 0) {
+        return true;
+    }
+    return ckv->can_rm(seq_id, std::max(p0, 0), p1 < 0 ? INT32_MAX : p1) && ckv->can_rm_window(swa, std::max(p0, 0));
+}
+
+bool ckv_has_prefix(const llama_ckv * ckv) {
+    return ckv && ckv->pos_frozen > 0;
+}
+
+bool ckv_refuses_shift(const llama_ckv * ckv) {
+    if (!ckv_has_prefix(ckv)) {
+        return false;
+    }
+    LLAMA_LOG_ERROR("%s: positions of a compressed KV cache cannot be shifted; clear it and decode again\n", __func__);
+    return true;
+}
+
+uint32_t ckv_n_prefix(const llama_ckv * ckv, int32_t ikv) {
+    return ckv ? ckv->n_prefix(ikv) : 0;
+}
+
+uint32_t ckv_max_prefix(const llama_ckv * ckv) {
+    return ckv ? ckv->max_prefix() : 0;
+}

@@ -1,0 +1,125 @@
+#pragma once
+
+// CompressKV (arXiv:2508.02401) for llama.cpp: the C API. Read this file first.
+//
+// The KV cache of each full-attention layer holds P_l + T rows:
+//
+//     row   0 .. P_l-1      the frozen prefix: the tokens that layer l retained, in order of position
+//     row P_l .. P_l+T-1    the live tail: upstream's cells, shared by all layers; cell j is row P_l + j
+//
+// A compression scores prefix and tail with the observation window (the last `window` tokens), chooses the tokens of
+// each layer, gathers their rows into a new prefix and leaves the window in the tail. Keys keep their positions (RoPE
+// is never undone), decoding goes on at the next position.
+//
+// Calls return LLAMA_CKV_OK or a negative llama_ckv_status, never abort on bad input, and leave everything as it was
+// when they fail; llama_ckv_last_error() then holds a sentence for the user.
+//
+// Shapes are written outermost first, as in NumPy. Python reads this header through cffi: declarations only, no macros.
+
+#include "llama.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum llama_ckv_status {
+    LLAMA_CKV_OK              =  0,
+    LLAMA_CKV_ERR_ARGUMENT    = -1, // a value out of its range
+    LLAMA_CKV_ERR_UNSUPPORTED = -2, // this model or context cannot be compressed
+    LLAMA_CKV_ERR_STATE       = -3, // not now: no profile attached, nothing decoded yet, ...
+    LLAMA_CKV_ERR_MEMORY      = -4, // an allocation failed
+    LLAMA_CKV_ERR_COMPUTE     = -5, // a graph failed to run
+};
+
+enum llama_ckv_pooling {
+    LLAMA_CKV_POOLING_AVG = 0, // divisor always `kernel`, zero padding
+    LLAMA_CKV_POOLING_MAX = 1,
+};
+
+// how a model's cache is scored; the budgets come with each compression
+struct llama_ckv_profile {
+    int32_t         n_layer; // layers of the model
+    int32_t         n_heads; // heads that score in a layer (the paper: 4)
+    const int32_t * heads;   // (n_layer, n_heads) query heads; -1 ends a row early
+    int32_t         window;  // observation window, tokens (the paper: 8)
+    int32_t         kernel;  // pooling kernel, odd (the paper: 5)
+    int32_t         pooling; // enum llama_ckv_pooling
+    int32_t         n_tail;  // rows of the tail after a compression (before one, the tail holds the prompt)
+};
+
+struct llama_ckv_layer {
+    int32_t n_head;     // query heads
+    int32_t n_head_kv;  // KV heads; head h reads KV head h / (n_head / n_head_kv)
+    int32_t head_dim_k;
+    int32_t head_dim_v;
+    bool    evictable;  // false: sliding-window layer, bounded already
+};
+
+struct llama_ckv_stats {
+    int64_t n_tokens_seen;  // positions decoded so far
+    int64_t kv_bytes;       // K and V tensors now, padding included, as allocated
+    int64_t kv_bytes_peak;
+    int64_t kv_bytes_stock; // what the stock cache allocates for this context
+    int64_t window_bytes;   // queries of the observation window, all layers
+    int32_t n_evictions;
+    double  eviction_ms;    // sum over the evictions
+};
+
+// "<version of compresskv_edge> llama.cpp <upstream version> <upstream commit>"
+LLAMA_API const char * llama_ckv_version(void);
+
+// the sentence that belongs to this thread's last failed call
+LLAMA_API const char * llama_ckv_last_error(void);
+
+// the shape of layer il, and whether this model can be compressed at all (LLAMA_CKV_ERR_UNSUPPORTED names the architecture)
+LLAMA_API int32_t llama_ckv_model_layer    (const struct llama_model * model, int32_t il, struct llama_ckv_layer * layer);
+LLAMA_API int32_t llama_ckv_model_supported(const struct llama_model * model);
+
+// contexts created from `model` after this call use the compressed cache; the arrays are copied.
+// freeing the model detaches the profile
+LLAMA_API int32_t llama_ckv_attach(const struct llama_model * model, const struct llama_ckv_profile * profile);
+LLAMA_API int32_t llama_ckv_detach(const struct llama_model * model);
+
+// a prompt of n_tokens more tokens follows: one allocation for all of it instead of growth step by step
+LLAMA_API int32_t llama_ckv_prompt_begin(struct llama_context * ctx, llama_seq_id seq_id, int32_t n_tokens);
+
+// the prompt is decoded: compress if some layer holds more than its budget
+//   budgets: (n_layer,) tokens that layer l may keep, window included; ignored where the layer is not evictable
+LLAMA_API int32_t llama_ckv_prompt_end  (struct llama_context * ctx, llama_seq_id seq_id, const int32_t * budgets);
+
+// as llama_ckv_prompt_end, but compress even if every layer is within its budget
+LLAMA_API int32_t llama_ckv_compress    (struct llama_context * ctx, llama_seq_id seq_id, const int32_t * budgets);
+
+// compress to a selection made elsewhere
+//   kept    : row indices into llama_ckv_positions(), ascending, layers one after the other; the window must be among them
+//   kept_len: (n_layer,) how many of them belong to each layer; ignored where the layer is not evictable
+LLAMA_API int32_t llama_ckv_keep        (struct llama_context * ctx, llama_seq_id seq_id, const int32_t * kept, const int32_t * kept_len);
+
+// works for every context; without a profile it tells what the stock cache holds
+LLAMA_API int32_t llama_ckv_get_stats   (struct llama_context * ctx, struct llama_ckv_stats * stats);
+
+// positions of the tokens that layer il holds, ascending. returns their number, also when `positions` is NULL
+LLAMA_API int32_t llama_ckv_positions   (struct llama_context * ctx, llama_seq_id seq_id, int32_t il, llama_pos * positions, int32_t n_max);
+
+// the observation window's queries of layer il as attention saw them (after RoPE, in the cache's basis if the cache is
+// quantised and upstream rotates it), scaled so that logits are q.k / sqrt(head_dim_k)
+//   q: (n_head, window, head_dim_k), oldest first
+LLAMA_API int32_t llama_ckv_read_queries(struct llama_context * ctx, llama_seq_id seq_id, int32_t il, float * q);
+
+// keys and values of layer il, dequantised, in the order of llama_ckv_positions(); either pointer may be NULL
+//   k: (n_head_kv, n, head_dim_k)    v: (n_head_kv, n, head_dim_v)
+LLAMA_API int32_t llama_ckv_read_kv     (struct llama_context * ctx, llama_seq_id seq_id, int32_t il, float * k, float * v);
+
+// CompressKV's selection for one layer on given arrays; the specification is compresskv_edge/scoring.py
+//   q: (n_head, window, head_dim)    k: (n_head_kv, n_tokens, head_dim)    heads: (n_heads,)
+//   kept: (min(budget, n_tokens),) ascending token indices. returns their number
+LLAMA_API int32_t llama_ckv_select(
+        const float   * q,     int32_t n_head,    int32_t window,
+        const float   * k,     int32_t n_head_kv, int32_t n_tokens, int32_t head_dim,
+        const int32_t * heads, int32_t n_heads,
+        int32_t budget, int32_t kernel, int32_t pooling,
+        int64_t * kept);
+
+#ifdef __cplusplus
+}
+#endif

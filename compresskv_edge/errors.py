@@ -1,0 +1,34 @@
+"""Everything that compresskv_edge raises on purpose: one tree, so that `except CompressKVError` catches all of it.
+
+A message says what is wrong, the value that was given, and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class CompressKVError(Exception):
+    """Base of all errors of this package."""
+
+
+class LibraryError(CompressKVError):
+    """The native library is missing, foreign or of another version, or stock `llama_cpp` was imported first."""
+
+
+class ProfileError(CompressKVError, ValueError):
+    """A profile cannot be read, is invalid, or belongs to another model."""
+
+
+class BudgetError(CompressKVError, ValueError):
+    """A budget that no selection can meet."""
+
+
+class UnsupportedModelError(CompressKVError, ValueError):
+    """A model that cannot be compressed, or whose header cannot be read."""
+
+
+class EngineError(CompressKVError, RuntimeError):
+    """The native engine reported a failure."""
+
+
+class ContextError(CompressKVError, ValueError):
+    """Tokens that do not fit the context."""

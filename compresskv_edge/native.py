@@ -1,0 +1,335 @@
+"""The native library: find it, load it, check that it is ours, and call it (csrc/ckv.h) through cffi.
+
+`llama_cpp` loads the library that LLAMA_CPP_LIB_PATH names when it is first imported. Importing compresskv_edge sets
+that variable; `library()` then makes sure that the binding did load our build, of the version that it was made for.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+import cffi
+import numpy as np
+import numpy.typing as npt
+
+from . import __version__
+from .errors import BudgetError, CompressKVError, EngineError, LibraryError, UnsupportedModelError
+
+BINDING_VERSION = "0.3.36"  # the llama-cpp-python whose llama.cpp we build; vendor/llama_cpp.pin has its checksum
+
+_PACKAGE = Path(__file__).parent
+_NAMES = {"win32": "llama.dll", "darwin": "libllama.dylib"}
+_POOLING = {"avg": 0, "max": 1}
+
+# enum llama_ckv_status
+_ERR_ARGUMENT, _ERR_UNSUPPORTED, _ERR_STATE, _ERR_MEMORY, _ERR_COMPUTE = -1, -2, -3, -4, -5
+_ERRORS: dict[int, type[CompressKVError]] = {
+    _ERR_ARGUMENT: EngineError,
+    _ERR_UNSUPPORTED: UnsupportedModelError,
+    _ERR_STATE: EngineError,
+    _ERR_MEMORY: EngineError,
+    _ERR_COMPUTE: EngineError,
+}
+
+Float32 = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+
+#
+# find, load, check
+#
+
+
+def library_dir() -> Path:
+    """The folder with our libllama. COMPRESSKV_LIB_PATH overrides it, to try another build.
+
+    Raises LibraryError if there is none.
+    """
+    places = [Path(p) for p in (os.environ.get("COMPRESSKV_LIB_PATH"),) if p]
+    places += [Path(root) / "lib" for root in _package_roots()]
+    for place in places:
+        if (place / _NAMES.get(sys.platform, "libllama.so")).exists():
+            return place
+    raise LibraryError(
+        f"no libllama in {', '.join(map(str, places))}: install the package (pip install .), which compiles it"
+    )
+
+
+def _package_roots() -> list[str]:
+    """Where the package's files may be: an editable install keeps Python in the checkout and libraries elsewhere."""
+    package = sys.modules[__package__]
+    spec = getattr(package, "__spec__", None)
+    return [*package.__path__, *(getattr(spec, "submodule_search_locations", None) or ())]
+
+
+def offer_library() -> None:
+    """Let the first `import llama_cpp` of this process load our build; does nothing if it was imported already."""
+    if "llama_cpp" in sys.modules:
+        return
+    try:
+        os.environ["LLAMA_CPP_LIB_PATH"] = str(library_dir())
+    except LibraryError:
+        return  # library() says it when the library is needed
+
+
+@functools.lru_cache(maxsize=1)
+def library() -> tuple[Any, Any]:
+    """(ffi, lib): the C API of csrc/ckv.h, from the very library that llama_cpp uses.
+
+    Raises LibraryError if llama_cpp loaded another one, or ours is of another version.
+    """
+    ours = library_dir()
+    import llama_cpp
+
+    loaded = Path(llama_cpp.llama_cpp._lib._name).resolve()
+    if loaded.parent != ours.resolve():
+        raise LibraryError(
+            f"llama_cpp has loaded {loaded}, not the library of compresskv_edge in {ours}: "
+            "import compresskv_edge before llama_cpp"
+        )
+    if llama_cpp.__version__ != BINDING_VERSION:
+        raise LibraryError(
+            f"llama-cpp-python is {llama_cpp.__version__}, compresskv_edge is built for {BINDING_VERSION}: "
+            f"pip install llama-cpp-python=={BINDING_VERSION}"
+        )
+    ffi = cffi.FFI()
+    ffi.cdef(_declarations())
+    lib = ffi.dlopen(str(loaded))
+    _check_version(ffi, lib, loaded)
+    return ffi, lib
+
+
+def _declarations() -> str:
+    """csrc/ckv.h as cffi reads it: without preprocessor lines and linkage."""
+    header = (_PACKAGE / "csrc" / "ckv.h").read_text(encoding="utf-8")
+    header = re.sub(r'^#.*$|^extern "C" \{$|^\}$|LLAMA_API', "", header, flags=re.MULTILINE)
+    types = "typedef int32_t llama_pos; typedef int32_t llama_seq_id; struct llama_model; struct llama_context;"
+    return types + header
+
+
+def _check_version(ffi: Any, lib: Any, path: Path) -> None:
+    try:
+        found = ffi.string(lib.llama_ckv_version()).decode()
+    except AttributeError:
+        raise LibraryError(f"{path} is a stock llama.cpp: reinstall compresskv_edge (pip install .)") from None
+    if found.split(" ")[0] != __version__:
+        raise LibraryError(
+            f"{path} is of compresskv_edge {found!r}, this is {__version__}: reinstall the package (pip install .)"
+        )
+
+
+def version() -> str:
+    """Version of the library: "<compresskv_edge> llama.cpp <upstream version> <upstream commit>"."""
+    ffi, lib = library()
+    return str(ffi.string(lib.llama_ckv_version()).decode())
+
+
+def last_error() -> str:
+    """The sentence of this thread's last failed call, "" if none failed."""
+    ffi, lib = library()
+    return str(ffi.string(lib.llama_ckv_last_error()).decode())
+
+
+def _call(name: str, *args: Any) -> int:
+    """Call llama_ckv_<name>; a negative status becomes the exception that belongs to it."""
+    _, lib = library()
+    status = int(getattr(lib, f"llama_ckv_{name}")(*args))
+    if status < 0:
+        raise _ERRORS.get(status, EngineError)(last_error())
+    return status
+
+
+#
+# models
+#
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Shape of one layer; `evictable` is false for sliding-window layers, which are bounded already."""
+
+    n_head: int
+    n_head_kv: int
+    head_dim_k: int
+    head_dim_v: int
+    evictable: bool
+
+
+def check_model(model: int) -> None:
+    """Raise UnsupportedModelError, naming the architecture, if the model (llama_model *) cannot be compressed."""
+    _call("model_supported", _pointer("struct llama_model *", model))
+
+
+def model_layers(model: int, n_layer: int) -> list[Layer]:
+    """Shapes of all layers of a model (llama_model *)."""
+    ffi, _ = library()
+    out = ffi.new("struct llama_ckv_layer *")
+    layers = []
+    for il in range(n_layer):
+        _call("model_layer", _pointer("struct llama_model *", model), il, out)
+        layers.append(Layer(out.n_head, out.n_head_kv, out.head_dim_k, out.head_dim_v, bool(out.evictable)))
+    return layers
+
+
+def attach(
+    model: int, heads: Sequence[Sequence[int]], *, window: int, kernel: int, pooling: str, n_tail: int
+) -> None:
+    """Give contexts that are created from `model` from now on a compressed cache.
+
+    heads: per layer, the query heads that score. Raises UnsupportedModelError or EngineError.
+    """
+    ffi, _ = library()
+    n_heads = max(map(len, heads))
+    padded = [[*map(int, row), *[-1] * (n_heads - len(row))] for row in heads]
+    flat = ffi.new("int32_t[]", [h for row in padded for h in row])
+    profile = ffi.new(
+        "struct llama_ckv_profile *",
+        [len(heads), n_heads, flat, window, kernel, _POOLING[pooling], n_tail],
+    )
+    _call("attach", _pointer("struct llama_model *", model), profile)
+
+
+#
+# contexts. seq_id is 0: a compressed cache holds one sequence for now
+#
+
+
+def prompt_begin(ctx: int, n_tokens: int) -> None:
+    """Make room for a prompt of n_tokens more tokens in one allocation."""
+    _call("prompt_begin", _context(ctx), 0, n_tokens)
+
+
+def prompt_end(ctx: int, budgets: Sequence[int]) -> None:
+    """Compress if a layer holds more tokens than its budget. budgets: (n_layer,), window included."""
+    _compress("prompt_end", ctx, budgets)
+
+
+def compress(ctx: int, budgets: Sequence[int]) -> None:
+    """Compress even if every layer is within its budget: all tokens but the window become prefix."""
+    _compress("compress", ctx, budgets)
+
+
+def _compress(name: str, ctx: int, budgets: Sequence[int]) -> None:
+    ffi, _ = library()
+    _call(name, _context(ctx), 0, ffi.new("int32_t[]", [int(b) for b in budgets]))
+
+
+def keep(ctx: int, kept: Sequence[Sequence[int] | npt.NDArray[np.integer]]) -> None:
+    """Compress to a selection made elsewhere.
+
+    kept: per layer, ascending indices into `positions(ctx, layer)` with the window among them; empty where the layer
+    is not evictable.
+    """
+    ffi, _ = library()
+    flat = np.ascontiguousarray(np.concatenate([np.asarray(row, dtype=np.int32) for row in kept]), dtype=np.int32)
+    lengths = ffi.new("int32_t[]", [len(row) for row in kept])
+    _call("keep", _context(ctx), 0, ffi.cast("int32_t *", flat.ctypes.data), lengths)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """struct llama_ckv_stats: sizes in bytes, time in milliseconds."""
+
+    n_tokens_seen: int
+    kv_bytes: int
+    kv_bytes_peak: int
+    kv_bytes_stock: int
+    window_bytes: int
+    n_evictions: int
+    eviction_ms: float
+
+
+def stats(ctx: int) -> Stats:
+    """Sizes and counts of a context's cache."""
+    ffi, _ = library()
+    out = ffi.new("struct llama_ckv_stats *")
+    _call("get_stats", _context(ctx), out)
+    return Stats(**{name: getattr(out, name) for name in Stats.__dataclass_fields__})
+
+
+def positions(ctx: int, layer: int) -> Indices:
+    """Positions of the tokens that a layer holds, ascending: (n,)."""
+    ffi, _ = library()
+    n = _call("positions", _context(ctx), 0, layer, ffi.NULL, 0)
+    out = np.empty(n, dtype=np.int32)
+    _call("positions", _context(ctx), 0, layer, ffi.cast("int32_t *", out.ctypes.data), n)
+    return out.astype(np.int64)
+
+
+def read_queries(ctx: int, layer: int, shape: Layer, window: int) -> Float32:
+    """Queries of the observation window as attention saw them, oldest first: (n_head, window, head_dim).
+
+    Scaled so that the logits are q k^T / sqrt(head_dim); in the cache's rotated basis if the cache is quantised.
+    """
+    ffi, _ = library()
+    out = np.empty((shape.n_head, window, shape.head_dim_k), dtype=np.float32)
+    _call("read_queries", _context(ctx), 0, layer, ffi.cast("float *", out.ctypes.data))
+    return out
+
+
+def read_kv(ctx: int, layer: int, shape: Layer) -> tuple[Float32, Float32]:
+    """Keys and values of a layer, dequantised, in the order of `positions`: (n_head_kv, n, head_dim) each."""
+    ffi, _ = library()
+    n = len(positions(ctx, layer))
+    k = np.empty((shape.n_head_kv, n, shape.head_dim_k), dtype=np.float32)
+    v = np.empty((shape.n_head_kv, n, shape.head_dim_v), dtype=np.float32)
+    _call("read_kv", _context(ctx), 0, layer, *(ffi.cast("float *", a.ctypes.data) for a in (k, v)))
+    return k, v
+
+
+def select_tokens(
+    q_window: npt.NDArray[Any],
+    k: npt.NDArray[Any],
+    heads: Sequence[int] | npt.NDArray[np.integer],
+    budget: int,
+    *,
+    window: int = 8,
+    kernel: int = 5,
+    pooling: str = "avg",
+) -> Indices:
+    """`compresskv_edge.scoring.select_tokens`, done by the library: same arguments, same result, same errors."""
+    ffi, _ = library()
+    if q_window.ndim != 3 or k.ndim != 3 or q_window.shape[1] != window or q_window.shape[2] != k.shape[2]:
+        raise ValueError(
+            f"expected q_window (n_head, window={window}, head_dim) and k (n_head_kv, n_tokens, head_dim), "
+            f"got {q_window.shape} and {k.shape}"
+        )
+    if pooling not in _POOLING:
+        raise ValueError(f'pooling must be "avg" or "max", got {pooling!r}')
+    if budget < window:
+        raise BudgetError(f"budget is {budget} tokens but the window alone holds {window}: use {window + 1} or more")
+    q32 = np.ascontiguousarray(q_window, dtype=np.float32)
+    k32 = np.ascontiguousarray(k, dtype=np.float32)
+    h32 = np.ascontiguousarray(heads, dtype=np.int32)
+    kept = np.empty(min(budget, k.shape[1]), dtype=np.int64)
+    try:
+        _call(
+            "select",
+            *(ffi.cast("float *", q32.ctypes.data), q32.shape[0], window),
+            *(ffi.cast("float *", k32.ctypes.data), k32.shape[0], k32.shape[1], k32.shape[2]),
+            *(ffi.cast("int32_t *", h32.ctypes.data), h32.size),
+            *(budget, kernel, _POOLING[pooling]),
+            ffi.cast("int64_t *", kept.ctypes.data),
+        )
+    except EngineError as error:
+        raise ValueError(str(error)) from None
+    return kept
+
+
+def _context(ctx: int) -> Any:
+    return _pointer("struct llama_context *", ctx)
+
+
+def _pointer(kind: str, address: Any) -> Any:
+    """A pointer of llama_cpp (int or ctypes.c_void_p) as cffi has it."""
+    ffi, _ = library()
+    value: Optional[int] = getattr(address, "value", address)
+    return ffi.cast(kind, value or 0)
+
+
