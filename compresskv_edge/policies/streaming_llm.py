@@ -1,0 +1,26 @@
+"""StreamingLLM, arXiv:2309.17453: attention sinks and the most recent tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import BudgetError
+
+
+def keep(n_tokens: int, budget: int, *, n_sink: int = 4) -> npt.NDArray[np.int64]:
+    """Ascending indices of the first `n_sink` and the most recent tokens, `budget` in all: (min(budget, n_tokens),).
+
+    The paper gives kept tokens new positions inside the cache; positions here stay as they were, as for every method
+    of this package, so that methods differ in nothing but the tokens.
+
+    Raises BudgetError if the budget leaves no room for a recent token.
+    """
+    if n_sink < 0:
+        raise BudgetError(f"n_sink must not be negative, got {n_sink}")
+    if budget <= n_sink:
+        raise BudgetError(f"budget is {budget} tokens but {n_sink} are attention sinks: use {n_sink + 1} or more")
+    if n_tokens <= budget:
+        return np.arange(n_tokens, dtype=np.int64)
+    recent = np.arange(n_tokens - (budget - n_sink), n_tokens, dtype=np.int64)
+    return np.concatenate([np.arange(n_sink, dtype=np.int64), recent])
