@@ -1,0 +1,39 @@
+"""Models and text for all tests. Nothing here imports llama_cpp: the package must choose the library first."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prose import prose
+
+from compresskv_edge import random_gguf
+
+PLAIN_ARCHS = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gpt2")
+ISWA_ARCHS = ("gemma2", "gemma3")  # sliding-window and full-attention layers interleaved
+UNSUPPORTED_ARCHS = ("bloom", "mamba", "jamba", "deepseek2", "bert", "t5")  # stock llama.cpp loads all of them
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_gguf(arch, quant="F32", seed=0)`: path of a random model of `random_gguf.TINY_SHAPES`, written once."""
+    folder = tmp_path_factory.mktemp("gguf")
+
+    @functools.cache
+    def write(arch: str, quant: random_gguf.Quant = "F32", seed: int = 0) -> Path:
+        path = folder / f"{arch}-{quant}-{seed}.gguf"
+        return random_gguf.write_random_gguf(path, random_gguf.TINY_SHAPES[arch], quant=quant, seed=seed)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The model that ships with the package."""
+    return Path(random_gguf.__file__).parent / "models" / "tiny-needle2-q8_0.gguf"
+
+
+@pytest.fixture(scope="session")
+def text() -> str:
+    """Prose of 20,000 tokens or more in the tokenizer of the tiny models."""
+    return prose(330)
