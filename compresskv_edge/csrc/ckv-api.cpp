@@ -191,6 +191,9 @@ int32_t llama_ckv_compress(llama_context * ctx, llama_seq_id seq_id, const int32
     if (const int32_t status = ckv_prepare(ctx, seq_id, budgets, &ckv)) {
         return status;
     }
+    if (ckv->n_used() < ckv->settings.window && ckv_within_budgets(*ckv, budgets)) {
+        return LLAMA_CKV_OK; // nothing but the window: nothing to freeze
+    }
     return ckv_compress(*ckv, budgets);
 }
 

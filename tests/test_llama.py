@@ -1,0 +1,371 @@
+"""`Llama` as its users know it, with a compressed cache, and what it says to bad input."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable, List
+
+import llama_cpp
+import numpy as np
+import pytest
+from conftest import UNSUPPORTED_ARCHS
+from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+from logits import Case, last_logits, prompt
+
+from compresskv_edge import Llama, Profile, native
+from compresskv_edge.errors import (
+    BudgetError,
+    ContextError,
+    EngineError,
+    LibraryError,
+    ProfileError,
+    UnsupportedModelError,
+)
+
+N_CTX = 2048
+
+
+@pytest.fixture
+def path(tiny_gguf: Callable[..., Path]) -> str:
+    return str(tiny_gguf("llama"))
+
+
+@pytest.fixture
+def load(path: str) -> Callable[..., Llama]:
+    def make(**options: Any) -> Llama:
+        defaults = {"kv_profile": Profile.uniform(path), "kv_budget": 100, "n_ctx": N_CTX, "n_threads": 1}
+        return Llama(path, **{**defaults, "n_threads_batch": 1, "verbose": False, **options})
+
+    return make
+
+
+def count_decoded(llm: Llama, monkeypatch: pytest.MonkeyPatch) -> List[int]:
+    """Tokens of every batch that goes to the model from now on."""
+    counts: List[int] = []
+    decode = llm._ctx.decode
+    monkeypatch.setattr(llm._ctx, "decode", lambda batch: (counts.append(batch.n_tokens()), decode(batch)))
+    return counts
+
+
+#
+# everything works as in llama_cpp.Llama
+#
+
+
+def test_completion_compresses_after_the_prompt(load: Callable[..., Llama], text: str) -> None:
+    llm = load()
+    out = llm.create_completion(text[:1500], max_tokens=20, temperature=0)
+    n_prompt = out["usage"]["prompt_tokens"]
+    stats = llm.kv_stats()
+    assert out["choices"][0]["text"]
+    assert stats.n_evictions == 1
+    assert stats.n_tokens_seen > n_prompt
+    assert all(kept == 100 + stats.n_tokens_seen - n_prompt for kept in stats.n_tokens_kept)
+    assert stats.kv_bytes < stats.kv_bytes_peak
+    assert stats.eviction_ms > 0
+
+
+def test_the_first_token_comes_from_the_full_cache(load: Callable[..., Llama], path: str, text: str) -> None:
+    stock = Llama(path, n_ctx=N_CTX, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False)
+    tokens = stock.tokenize(text[:1200].encode())
+    assert next(load().generate(tokens, temp=0)) == next(stock.generate(tokens, temp=0))
+
+
+def test_chat_streaming_logprobs_and_grammar(load: Callable[..., Llama], text: str) -> None:
+    llm = load(logits_all=True)
+    messages = [{"role": "user", "content": text[:1000]}]
+    reply = llm.create_chat_completion(messages, max_tokens=8, temperature=0)
+    assert reply["choices"][0]["message"]["content"]
+    streamed = list(llm.create_chat_completion(messages, max_tokens=8, temperature=0, stream=True))
+    assert len(streamed) > 2
+
+    out = llm.create_completion(text[:900], max_tokens=5, logprobs=3, temperature=0)
+    assert len(out["choices"][0]["logprobs"]["tokens"]) >= 5
+
+    grammar = llama_cpp.LlamaGrammar.from_string('root ::= "yes" | "no"', verbose=False)
+    out = llm.create_completion(text[:800], max_tokens=8, grammar=grammar)
+    assert out["choices"][0]["text"] in ("yes", "no")
+    assert llm.kv_stats().n_evictions >= 3
+
+
+def test_logits_all_has_the_rows_of_the_prompt(load: Callable[..., Llama]) -> None:
+    llm = load(logits_all=True)
+    tokens = prompt(Case("", 300))
+    next(llm.generate(tokens, temp=0))
+    full = llm.scores[: len(tokens)].copy()
+    llm.reset()
+    llm.eval(tokens)
+    np.testing.assert_array_equal(llm.scores[: len(tokens)], full)
+
+
+def test_draft_model_gives_the_same_tokens(load: Callable[..., Llama]) -> None:
+    tokens = prompt(Case("", 40)) * 8  # repeats: the look-up finds drafts
+    texts = []
+    for draft in (None, LlamaPromptLookupDecoding(num_pred_tokens=4)):
+        llm = load(draft_model=draft, logits_all=True)
+        texts.append(llm.create_completion(tokens, max_tokens=40, temperature=0)["choices"][0]["text"])
+        assert llm.kv_stats().n_evictions == 1
+    assert texts[0] == texts[1]
+
+
+def test_a_conversation_runs_only_its_new_tokens(
+    load: Callable[..., Llama], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    llm = load()
+    first = llm.tokenize(text[:1500].encode())
+    generated = list(itertools.islice(llm.generate(first, temp=0), 10))
+    follow_up = [*first, *generated, *llm.tokenize(b" And then?", add_bos=False)]
+    counts = count_decoded(llm, monkeypatch)
+    next(llm.generate(follow_up, temp=0))
+    assert sum(counts) == len(follow_up) - len(first) - 9  # the tenth token was sampled, never decoded
+    assert llm.kv_stats().n_tokens_seen == len(follow_up)
+
+
+def test_an_edited_history_is_run_again(load: Callable[..., Llama], monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    llm = load()
+    tokens = llm.tokenize(text[:1500].encode())
+    next(llm.generate(tokens, temp=0))
+    edited = [*tokens[:200], *reversed(tokens[200:])]
+    counts = count_decoded(llm, monkeypatch)
+    again = next(llm.generate(edited, temp=0))
+    assert sum(counts) == len(edited)
+    assert again == next(load().generate(edited, temp=0))
+
+
+def test_the_same_prompt_twice(load: Callable[..., Llama], text: str) -> None:
+    llm = load()
+    for _ in range(2):
+        out = llm.create_completion(text[:1500], max_tokens=10, temperature=0)
+        assert out["choices"][0]["finish_reason"] == "length"
+    assert llm.kv_stats().n_evictions == 1
+
+
+def test_a_fraction_is_of_the_prompt(load: Callable[..., Llama]) -> None:
+    llm = load(kv_budget=0.25)
+    next(llm.generate(prompt(Case("", 1000)), temp=0))
+    assert llm.kv_stats().n_tokens_kept == (250,) * len(llm.kv_stats().n_tokens_kept)
+
+
+def test_without_profile_it_is_the_stock_class(path: str) -> None:
+    ours = Llama(path, n_ctx=512, n_threads=1, verbose=False)
+    stock = llama_cpp.Llama(path, n_ctx=512, n_threads=1, verbose=False)
+    tokens = prompt(Case("", 100))
+    for llm in (ours, stock):
+        llm.eval(tokens)
+    np.testing.assert_array_equal(last_logits(ours), last_logits(stock))
+    assert ours.kv_stats().kv_bytes == ours.kv_stats().kv_bytes_stock > 0
+    assert ours.kv_stats().n_tokens_kept == (100,) * llama_cpp.llama_model_n_layer(ours.model)
+    state = ours.save_state()
+    ours.eval([65])
+    ours.load_state(state)
+    assert ours.n_tokens == 100
+
+
+def test_n_ctx_is_no_longer_the_memory(load: Callable[..., Llama], path: str) -> None:
+    small, large = load(n_ctx=1024), load(n_ctx=8192)
+    assert large.kv_stats().kv_bytes == small.kv_stats().kv_bytes
+    assert large.kv_stats().kv_bytes_stock == 8 * small.kv_stats().kv_bytes_stock
+
+
+def test_pickling_keeps_the_profile(load: Callable[..., Llama]) -> None:
+    llm = pickle.loads(pickle.dumps(load(kv_budget=120)))
+    next(llm.generate(prompt(Case("", 500)), temp=0))
+    assert set(llm.kv_stats().n_tokens_kept) == {120}
+
+
+def test_a_model_loaded_later_has_no_profile_of_an_earlier_one(load: Callable[..., Llama], path: str) -> None:
+    for _ in range(8):  # freed models' addresses are used again
+        load().close()
+        stock = llama_cpp.Llama(path, n_ctx=512, verbose=False)
+        with pytest.raises(EngineError, match="no compressed KV cache"):
+            native.compress(stock.ctx, [100] * 3)
+        stock.close()
+
+
+#
+# memory
+#
+
+
+def test_memory_of_the_prompt_is_returned_to_the_system(tmp_path: Path) -> None:
+    """96 MiB of KV cache for the prompt, 12 after it, seen from outside: resident memory of a process of its own."""
+    script = Path(__file__).parent / "resident_memory.py"
+    out = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=True)
+    resident, kv_bytes = (float(line) for line in out.stdout.split())
+    assert kv_bytes > 80e6
+    assert resident > 0.8 * kv_bytes
+
+
+#
+# bad input
+#
+
+
+@pytest.mark.parametrize("arch", UNSUPPORTED_ARCHS)
+def test_unsupported_architectures_are_named(arch: str, tiny_gguf: Callable[..., Path], path: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"'{arch}'"):
+        Llama(str(tiny_gguf(arch)), kv_profile=Profile.uniform(path), verbose=False)
+
+
+def test_a_profile_of_another_model_names_every_difference(tiny_gguf: Callable[..., Path], path: str) -> None:
+    with pytest.raises(ProfileError) as caught:
+        Llama(path, kv_profile=Profile.uniform(tiny_gguf("qwen3")), verbose=False)
+    for word in ("architecture", "'qwen3'", "'llama'", "n_head_kv", "Profile.uniform"):
+        assert word in str(caught.value)
+
+
+def test_missing_and_truncated_profiles(path: str, tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match=r"nowhere\.json"):
+        Llama(path, kv_profile=tmp_path / "nowhere.json", verbose=False)
+    truncated = tmp_path / "half.json"
+    truncated.write_text(Profile.uniform(path).to_json()[:300])
+    with pytest.raises(ProfileError, match="truncated"):
+        Llama(path, kv_profile=truncated, verbose=False)
+
+
+@pytest.mark.parametrize("budget", [0, -1, 8, 0.0, -0.5, 1.5, float("nan"), True, "many"])
+def test_budgets_that_no_selection_can_meet(budget: Any, load: Callable[..., Llama]) -> None:
+    with pytest.raises(BudgetError):
+        load(kv_budget=budget)
+
+
+def test_a_budget_above_the_prompt_keeps_everything(load: Callable[..., Llama]) -> None:
+    llm = load(kv_budget=5000)
+    next(llm.generate(prompt(Case("", 300)), temp=0))
+    assert set(llm.kv_stats().n_tokens_kept) == {300}
+
+
+def test_options_that_cannot_be_compressed(load: Callable[..., Llama], path: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="flash attention"):
+        load(flash_attn=False)
+    with pytest.raises(UnsupportedModelError, match="embedding"):
+        load(embedding=True)
+    with pytest.raises(BudgetError, match="kv_tail"):
+        load(kv_tail=3)
+    with pytest.raises(BudgetError, match="kv_profile"):
+        Llama(path, kv_budget=100, verbose=False)
+
+
+def test_several_sequences_are_refused_by_the_engine(load: Callable[..., Llama]) -> None:
+    llm = load()
+    params = llm.context_params
+    params.n_seq_max = 2
+    assert not llama_cpp.llama_init_from_model(llm.model, params)
+    assert "one sequence" in native.last_error()
+
+
+def test_a_prompt_longer_than_the_context(load: Callable[..., Llama]) -> None:
+    llm = load(n_ctx=512)
+    with pytest.raises(ValueError, match="exceed context window of 512"):
+        llm.create_completion(prompt(Case("", 600)), max_tokens=4)
+    with pytest.raises(ContextError, match=r"600.*exceed context window of 512"):
+        llm.eval(prompt(Case("", 600)))
+    llm.eval(prompt(Case("", 512)))
+    with pytest.raises(ContextError, match="513"):
+        llm.eval([65])
+    assert llm.kv_stats().n_tokens_seen == 512
+
+
+def test_setting_n_tokens_back_into_the_prefix(load: Callable[..., Llama]) -> None:
+    llm = load()
+    llm.eval(prompt(Case("", 600)))
+    llm.compress()
+    llm.n_tokens = 300
+    with pytest.raises(EngineError, match="reset"):
+        llm.eval([65])
+    llm.reset()
+    llm.eval([65])
+    assert llm.kv_stats().n_tokens_seen == 1
+
+
+def test_state_is_refused_with_a_reason(load: Callable[..., Llama], path: str) -> None:
+    llm = load()
+    llm.eval(prompt(Case("", 100)))
+    with pytest.raises(EngineError, match="kv_profile=None"):
+        llm.save_state()
+    stock = Llama(path, n_ctx=N_CTX, verbose=False)
+    stock.eval([65])
+    with pytest.raises(EngineError, match="kv_profile=None"):
+        llm.load_state(stock.save_state())
+
+
+@pytest.mark.parametrize("after", [0, 40])
+def test_a_cancelled_decode_leaves_the_object_usable(after: int, load: Callable[..., Llama]) -> None:
+    tokens = prompt(Case("", 900))
+    llm = load(n_batch=128, n_ubatch=64)
+    calls = 0
+
+    @llama_cpp.ggml_abort_callback
+    def abort(_: ctypes.c_void_p) -> bool:
+        nonlocal calls
+        calls += 1
+        return calls > after
+
+    llama_cpp.llama_set_abort_callback(llm.ctx, abort, None)
+    with pytest.raises(RuntimeError, match="llama_decode"):
+        next(llm.generate(tokens, temp=0))
+    llama_cpp.llama_set_abort_callback(llm.ctx, llama_cpp.ggml_abort_callback(), None)
+
+    assert next(llm.generate(tokens, temp=0)) == next(load(n_batch=128, n_ubatch=64).generate(tokens, temp=0))
+    assert set(llm.kv_stats().n_tokens_kept) == {100}
+
+
+def test_a_cancelled_eviction_leaves_the_full_cache(load: Callable[..., Llama]) -> None:
+    llm = load()
+    llm.eval(prompt(Case("", 600)))
+    abort = llama_cpp.ggml_abort_callback(lambda _: True)
+    llama_cpp.llama_set_abort_callback(llm.ctx, abort, None)
+    with pytest.raises(EngineError, match="unchanged"):
+        llm.compress()
+    llama_cpp.llama_set_abort_callback(llm.ctx, llama_cpp.ggml_abort_callback(), None)
+    assert set(llm.kv_stats().n_tokens_kept) == {600}
+    llm.eval([65])
+    llm.compress()
+    assert set(llm.kv_stats().n_tokens_kept) == {100}
+
+
+#
+# the library
+#
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+
+
+def test_stock_llama_cpp_imported_first(path: str) -> None:
+    from test_stock import stock_library
+
+    code = f"import llama_cpp, compresskv_edge; compresskv_edge.Llama({path!r})"
+    out = run_python(code, LLAMA_CPP_LIB_PATH=str(stock_library()))
+    assert out.returncode == 1
+    assert "LibraryError" in out.stderr
+    assert "import compresskv_edge before llama_cpp" in out.stderr
+
+
+def test_a_stock_library_in_the_place_of_ours() -> None:
+    from test_stock import stock_library
+
+    out = run_python("import compresskv_edge.native as n; n.library()", COMPRESSKV_LIB_PATH=str(stock_library()))
+    assert "is a stock llama.cpp" in out.stderr
+
+
+def test_the_library_is_of_the_pinned_version() -> None:
+    pin = (Path(__file__).parent.parent / "vendor" / "llama_cpp.pin").read_text()
+    facts = dict(line.split("=", 1) for line in pin.replace(" ", "").splitlines() if line[0] != "#")
+    assert native.version().split(" ")[2] == facts["upstream_version"]
+    assert native.BINDING_VERSION == facts["version"]
+
+
+def test_another_version_of_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "__version__", "0.0.1")
+    with pytest.raises(LibraryError, match=r"this is 0\.0\.1.*reinstall"):
+        native.library.__wrapped__()
