@@ -214,18 +214,6 @@ class Llama(llama_cpp.Llama):
             return np.arange(self.n_tokens, dtype=np.int64)
         return native.positions(self._ctx.ctx, layer)
 
-    def save_state(self) -> llama_cpp.LlamaState:
-        """As llama_cpp.Llama.save_state; not with a profile yet."""
-        if self._compression is not None:
-            raise EngineError("the state of a compressed cache cannot be saved yet: load the model with kv_profile=None")
-        return super().save_state()
-
-    def load_state(self, state: llama_cpp.LlamaState) -> None:
-        """As llama_cpp.Llama.load_state; not with a profile yet."""
-        if self._compression is not None:
-            raise EngineError("a compressed cache cannot load a state yet: load the model with kv_profile=None")
-        super().load_state(state)
-
     def close(self) -> None:
         """As llama_cpp.Llama.close; also after a constructor that raised."""
         if "_stack" in self.__dict__:

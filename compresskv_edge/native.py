@@ -51,21 +51,15 @@ def library_dir() -> Path:
 
     Raises LibraryError if there is none.
     """
-    places = [Path(p) for p in (os.environ.get("COMPRESSKV_LIB_PATH"),) if p]
-    places += [Path(root) / "lib" for root in _package_roots()]
+    override = os.environ.get("COMPRESSKV_LIB_PATH")
+    # an editable install keeps Python in the checkout and the libraries in another entry of the package's path
+    places = [Path(override)] if override else [Path(root) / "lib" for root in sys.modules[__package__].__path__]
     for place in places:
         if (place / _NAMES.get(sys.platform, "libllama.so")).exists():
             return place
     raise LibraryError(
         f"no libllama in {', '.join(map(str, places))}: install the package (pip install .), which compiles it"
     )
-
-
-def _package_roots() -> list[str]:
-    """Where the package's files may be: an editable install keeps Python in the checkout and libraries elsewhere."""
-    package = sys.modules[__package__]
-    spec = getattr(package, "__spec__", None)
-    return [*package.__path__, *(getattr(spec, "submodule_search_locations", None) or ())]
 
 
 def offer_library() -> None:

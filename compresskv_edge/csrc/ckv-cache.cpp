@@ -111,7 +111,7 @@ bool llama_ckv::adopt() {
         }
     }
 
-    install(stores);
+    install(stores, n_tail());
 
     return true;
 }
@@ -160,7 +160,7 @@ bool llama_ckv::grow(uint32_t n_tail_new) {
         }
     }
 
-    install(stores);
+    install(stores, n_tail_new);
 
     std::vector<uint32_t> all(n_tail());
     for (uint32_t i = 0; i < all.size(); ++i) {
@@ -268,7 +268,7 @@ bool llama_ckv::gather(const std::vector<ckv_kept> & kept) {
 
     pos_frozen = kv.v_cells[0].pos_get(live[0]);
 
-    install(stores);
+    install(stores, settings.n_tail);
     for (size_t i = 0; i < layers.size(); ++i) {
         layers[i].prefix = std::move(prefixes[i]);
     }
@@ -316,7 +316,13 @@ bool llama_ckv::alloc(int32_t ikv, uint32_t n_rows, ckv_store & store) const {
     return true;
 }
 
-void llama_ckv::install(std::vector<ckv_store> & stores) {
+static ggml_tensor * ckv_tail_rows(ggml_context * ctx, ggml_tensor * t, uint32_t n_tail) {
+    ggml_tensor * res = ggml_view_2d(ctx, t, t->ne[0], n_tail, t->nb[1], (t->ne[1] - n_tail)*t->nb[1]);
+    ggml_backend_view_init(res);
+    return res;
+}
+
+void llama_ckv::install(std::vector<ckv_store> & stores, uint32_t n_tail) {
     std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
 
     const size_t bytes_old = kv_bytes();
@@ -327,10 +333,8 @@ void llama_ckv::install(std::vector<ckv_store> & stores) {
 
         layer.k = store.k;
         layer.v = store.v;
-        layer.k_stream = { ggml_view_2d(store.ctx.get(), store.k, store.k->ne[0], store.k->ne[1], store.k->nb[1], 0) };
-        layer.v_stream = { ggml_view_2d(store.ctx.get(), store.v, store.v->ne[0], store.v->ne[1], store.v->nb[1], 0) };
-        ggml_backend_view_init(layer.k_stream[0]);
-        ggml_backend_view_init(layer.v_stream[0]);
+        layer.k_stream = { ckv_tail_rows(store.ctx.get(), store.k, n_tail) }; // what upstream saves and restores
+        layer.v_stream = { ckv_tail_rows(store.ctx.get(), store.v, n_tail) };
 
         layers[i].q = store.q;
 
@@ -547,7 +551,8 @@ bool ckv_seq_rm(llama_ckv * ckv, llama_seq_id seq_id, llama_pos p0, llama_pos p1
     if (!ckv->can_rm(seq_id, p0, p1)) {
         return false;
     }
-    if (seq_id <= 0 && p0 < ckv->pos_frozen && p1 > 0) {
+    // upstream empties the sequence before it restores the cells, after the prefix came back
+    if (seq_id <= 0 && p0 < ckv->pos_frozen && p1 > 0 && !ckv->restoring) {
         ckv->reset(); // everything goes
     }
     return true;

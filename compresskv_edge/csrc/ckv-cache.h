@@ -90,6 +90,13 @@ struct llama_ckv {
     bool score(int32_t ikv, std::vector<std::vector<float>> & scores);
 
     //
+    // saved states (ckv-state.cpp)
+    //
+
+    void state_write(llama_io_write_i & io) const;
+    void state_read (llama_io_read_i  & io); // throws std::runtime_error
+
+    //
     // facts
     //
 
@@ -122,6 +129,8 @@ struct llama_ckv {
 
     std::vector<llama_pos> ring_pos; // (window,) position whose query a ring row holds, -1: none
 
+    bool restoring = false; // between the prefix and the cells of a state
+
     ggml_tensor * tap_rows = nullptr; // I64 [n] ring rows of the graph under construction
 
     size_t  bytes_peak  = 0;
@@ -131,7 +140,7 @@ struct llama_ckv {
 private:
     bool alloc  (int32_t ikv, uint32_t n_rows, ckv_store & store) const;
     bool fill   (int32_t ikv, const std::vector<int32_t> & rows, const ckv_store & store);
-    void install(std::vector<ckv_store> & stores);
+    void install(std::vector<ckv_store> & stores, uint32_t n_tail);
     void resize_cells(const std::vector<uint32_t> & live, uint32_t n_tail);
     void release_compute();
 };

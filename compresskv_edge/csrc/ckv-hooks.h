@@ -15,6 +15,8 @@ struct llama_context;
 struct llama_ubatch;
 struct llm_graph_context;
 class  llama_kv_cache;
+class  llama_io_read_i;
+class  llama_io_write_i;
 
 struct llama_ckv;
 
@@ -40,6 +42,16 @@ bool ckv_seq_rm       (llama_ckv * ckv, llama_seq_id seq_id, llama_pos p0, llama
 bool ckv_seq_rm_iswa  (const llama_kv_cache & base, const llama_kv_cache & swa, llama_seq_id seq_id, llama_pos p0, llama_pos p1);
 bool ckv_has_prefix   (const llama_ckv * ckv);
 bool ckv_refuses_shift(const llama_ckv * ckv); // as ckv_has_prefix, and logs it: frozen keys cannot be re-rotated
+
+// saved states: the prefix comes before the cells; a failed restore leaves an empty cache
+void ckv_state_write(const llama_ckv * ckv, llama_io_write_i & io);
+
+struct ckv_restore {
+    ckv_restore(llama_ckv * ckv, llama_io_read_i & io);
+    ~ckv_restore();
+
+    llama_ckv * ckv;
+};
 
 // graph
 uint32_t      ckv_n_prefix  (const llama_ckv * ckv, int32_t ikv); // rows of cache layer ikv before its tail
