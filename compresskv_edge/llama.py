@@ -134,7 +134,7 @@ class Llama(llama_cpp.Llama):
             self._compression = _Compression(Profile.load(kv_profile), kv_budget, kv_tail)
             kwargs = _options(kwargs)
         elif kv_budget is not None:
-            raise BudgetError(f"kv_budget={kv_budget!r} needs kv_profile: name a profile, or Profile.uniform(model_path)")
+            raise BudgetError(f"kv_budget={kv_budget!r} needs kv_profile: a profile, or Profile.uniform(model_path)")
         try:
             super().__init__(model_path, **kwargs)
         except ValueError as error:
@@ -179,7 +179,9 @@ class Llama(llama_cpp.Llama):
             )
         native.prompt_begin(self._ctx.ctx, len(tokens))
 
-    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Optional[Sequence[int]], None]:
+    def generate(
+        self, tokens: Sequence[int], *args: Any, **kwargs: Any
+    ) -> Generator[int, Optional[Sequence[int]], None]:
         """As llama_cpp.Llama.generate. With a profile, the cache is compressed once the prompt is decoded."""
         if self._compression is None:
             yield from super().generate(tokens, *args, **kwargs)

@@ -171,9 +171,7 @@ def model_layers(model: int, n_layer: int) -> list[Layer]:
     return layers
 
 
-def attach(
-    model: int, heads: Sequence[Sequence[int]], *, window: int, kernel: int, pooling: str, n_tail: int
-) -> None:
+def attach(model: int, heads: Sequence[Sequence[int]], *, window: int, kernel: int, pooling: str, n_tail: int) -> None:
     """Give contexts that are created from `model` from now on a compressed cache.
 
     heads: per layer, the query heads that score. Raises UnsupportedModelError or EngineError.
@@ -325,5 +323,3 @@ def _pointer(kind: str, address: Any) -> Any:
     ffi, _ = library()
     value: Optional[int] = getattr(address, "value", address)
     return ffi.cast(kind, value or 0)
-
-

@@ -1,4 +1,4 @@
-"""Logits of a prompt and of the tokens decoded greedily after it, for comparisons to the bit: one thread, flash attention.
+"""Logits of a prompt and of the tokens decoded greedily after it, for comparisons to the bit: one thread.
 
 As a script it runs stock llama_cpp on whatever library LLAMA_CPP_LIB_PATH names:
 

@@ -1,4 +1,4 @@
-"""A process that compresses a large prompt: prints the resident memory and the KV bytes that this returned, in bytes."""
+"""A process that compresses a large prompt: prints how much resident memory and KV cache this returned, in bytes."""
 
 from __future__ import annotations
 

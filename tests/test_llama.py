@@ -223,7 +223,9 @@ def test_a_saved_state_goes_on_as_if_never_saved(type_kv: str, path: str) -> Non
 def test_the_full_layers_of_a_sliding_window_model_are_saved(tiny_gguf: Callable[..., Path]) -> None:
     """Not to the bit: upstream orders the cells of sliding-window layers anew when it restores them."""
     path = str(tiny_gguf("gemma3"))
-    llm, other = (Llama(path, kv_profile=Profile.uniform(path), kv_budget=100, n_ctx=N_CTX, verbose=False) for _ in "ab")
+    llm, other = (
+        Llama(path, kv_profile=Profile.uniform(path), kv_budget=100, n_ctx=N_CTX, verbose=False) for _ in "ab"
+    )
     llm.eval(prompt(Case(path, 900)))
     llm.compress()
     other.load_state(llm.save_state())
