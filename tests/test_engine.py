@@ -107,6 +107,28 @@ def test_compressing_again_scores_prefix_and_tail(tiny_gguf: Callable[..., Path]
     assert llm.kv_stats().n_tokens_seen == N_PROMPT + 150
 
 
+def test_compressing_again_to_the_same_budgets_needs_no_memory(tiny_gguf: Callable[..., Path]) -> None:
+    """Rows move within their tensors: as bytes, and to the same place as with tensors of their own."""
+    path = tiny_gguf("llama")
+    profile = uneven_profile(path)
+    llm = load(path, profile)
+    llm.eval(prompt(Case(str(path), N_PROMPT)))
+    llm.compress()
+    stats = llm.kv_stats()
+    for length in (400, 300, 200):
+        llm.eval(prompt(Case(str(path), length)))
+        layers = llm._compression.layers
+        before = [native.read_kv(llm.ctx, il, layer) for il, layer in enumerate(layers)]
+        want = specified(llm, profile, llm._compression.budgets(llm.n_tokens))
+        llm.compress()
+        for il, layer in enumerate(layers):
+            for old, new in zip(before[il], native.read_kv(llm.ctx, il, layer)):
+                np.testing.assert_array_equal(new, old[:, want[il]])
+    assert llm.kv_stats().kv_bytes == stats.kv_bytes
+    assert llm.kv_stats().kv_bytes_peak == stats.kv_bytes_peak
+    assert llm.kv_stats().n_evictions == 4
+
+
 def test_kv_bytes_are_budget_and_tail(tiny_gguf: Callable[..., Path]) -> None:
     path = tiny_gguf("llama")
     llm = load(path, uneven_profile(path))

@@ -237,6 +237,18 @@ def test_the_full_layers_of_a_sliding_window_model_are_saved(tiny_gguf: Callable
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_state_saved_after_a_reset_holds_the_new_prompt(load: Callable[..., Llama]) -> None:
+    llm, other = load(), load()
+    llm.eval(prompt(Case("", 600)))
+    llm.compress()
+    llm.reset()
+    llm.eval(prompt(Case("", 200)))
+    other.load_state(llm.save_state())
+    for this in (llm, other):
+        this.eval([65])
+    np.testing.assert_array_equal(last_logits(other), last_logits(llm))
+
+
 def test_an_empty_tail_is_saved_as_well(load: Callable[..., Llama]) -> None:
     llm, other = load(), load()
     llm.eval(prompt(Case("", 600)))

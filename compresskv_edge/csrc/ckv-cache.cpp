@@ -197,6 +197,8 @@ void llama_ckv::reset() {
 
     pos_frozen = 0;
     generation++;
+
+    place_tails(n_tail());
 }
 
 bool llama_ckv::can_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) const {
@@ -238,10 +240,19 @@ std::vector<int32_t> llama_ckv::rows(int32_t ikv) const {
     return res;
 }
 
+// a layer whose tensors have the right size already is rearranged in place: memory stays flat from one compression to
+// the next. rows that are not made of words cannot be
+bool llama_ckv::fits_in_place(int32_t ikv, uint32_t n_rows) const {
+    const auto fits = [&](const ggml_tensor * t) { return t->ne[1] == n_rows && t->nb[1] % sizeof(int32_t) == 0; };
+
+    return fits(tensor_k(ikv)) && fits(tensor_v(ikv));
+}
+
 bool llama_ckv::gather(const std::vector<ckv_kept> & kept) {
     const uint32_t n_live = settings.window;
 
     std::vector<ckv_store>              stores  (layers.size());
+    std::vector<std::vector<int32_t>>   rows_new(layers.size());
     std::vector<std::vector<llama_pos>> prefixes(layers.size());
 
     for (size_t i = 0; i < layers.size(); ++i) {
@@ -250,14 +261,22 @@ bool llama_ckv::gather(const std::vector<ckv_kept> & kept) {
         const auto rows_old = rows(i);
         const auto pos_old  = positions(i);
 
-        std::vector<int32_t> rows_new;
         for (const int32_t j : kept[i]) {
-            rows_new.push_back(rows_old[j]);
+            rows_new[i].push_back(rows_old[j]);
             prefixes[i].push_back(pos_old[j]);
         }
         prefixes[i].resize(kept[i].size() - n_live);
 
-        if (!alloc(i, prefixes[i].size() + settings.n_tail, stores[i]) || !fill(i, rows_new, stores[i])) {
+        const uint32_t n_rows = prefixes[i].size() + settings.n_tail;
+
+        if (!fits_in_place(i, n_rows) && !(alloc(i, n_rows, stores[i]) && fill(i, rows_new[i], stores[i]))) {
+            return false;
+        }
+    }
+
+    for (size_t i = 0; i < layers.size(); ++i) {
+        if (!stores[i].buf && !fill(i, rows_new[i], current(i))) {
+            kv.clear(false); // half of the rows moved: what is left means nothing
             return false;
         }
     }
@@ -268,10 +287,11 @@ bool llama_ckv::gather(const std::vector<ckv_kept> & kept) {
 
     pos_frozen = kv.v_cells[0].pos_get(live[0]);
 
-    install(stores, settings.n_tail);
     for (size_t i = 0; i < layers.size(); ++i) {
         layers[i].prefix = std::move(prefixes[i]);
     }
+    install(stores, settings.n_tail);
+
     kv.v_heads[0] = n_live;
     resize_cells(live, settings.n_tail);
 
@@ -286,7 +306,7 @@ bool llama_ckv::gather(const std::vector<ckv_kept> & kept) {
 
 bool llama_ckv::alloc(int32_t ikv, uint32_t n_rows, ckv_store & store) const {
     ggml_init_params params = {
-        /*.mem_size   =*/ 8*ggml_tensor_overhead(), // k, v, q and a stream view of k and of v
+        /*.mem_size   =*/ 5*ggml_tensor_overhead(),
         /*.mem_buffer =*/ NULL,
         /*.no_alloc   =*/ true,
     };
@@ -300,6 +320,9 @@ bool llama_ckv::alloc(int32_t ikv, uint32_t n_rows, ckv_store & store) const {
     store.k = ggml_new_tensor_3d(ctx, k->type, k->ne[0], n_rows, 1);
     store.v = ggml_new_tensor_3d(ctx, v->type, v->ne[0], n_rows, 1);
     store.q = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, (int64_t) kv.hparams.n_embd_head_k(model_layer(ikv))*n_head(ikv), settings.window);
+
+    store.k_tail = ggml_view_2d(ctx, store.k, k->ne[0], n_rows, store.k->nb[1], 0);
+    store.v_tail = ggml_view_2d(ctx, store.v, v->ne[0], n_rows, store.v->nb[1], 0);
 
     ggml_format_name(store.k, "cache_k_l%d", model_layer(ikv));
     ggml_format_name(store.v, "cache_v_l%d", model_layer(ikv));
@@ -316,34 +339,55 @@ bool llama_ckv::alloc(int32_t ikv, uint32_t n_rows, ckv_store & store) const {
     return true;
 }
 
-static ggml_tensor * ckv_tail_rows(ggml_context * ctx, ggml_tensor * t, uint32_t n_tail) {
-    ggml_tensor * res = ggml_view_2d(ctx, t, t->ne[0], n_tail, t->nb[1], (t->ne[1] - n_tail)*t->nb[1]);
-    ggml_backend_view_init(res);
-    return res;
+// a view of the tail's rows, for what upstream saves and restores; `view` is reused when the prefix changes
+static void ckv_place_view(ggml_tensor * view, ggml_tensor * t, uint32_t n_prefix, uint32_t n_tail) {
+    view->view_offs = n_prefix*t->nb[1];
+    view->data      = (char *) t->data + view->view_offs;
+    view->ne[1]     = n_tail;
+    view->nb[2]     = view->nb[3] = n_tail*t->nb[1];
 }
 
-void llama_ckv::install(std::vector<ckv_store> & stores, uint32_t n_tail) {
-    std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
+void llama_ckv::place_tails(uint32_t n_tail) {
+    for (size_t i = 0; i < layers.size(); ++i) {
+        auto & layer = kv.layers[i];
 
-    const size_t bytes_old = kv_bytes();
+        ckv_place_view(layer.k_stream[0], layer.k, n_prefix(i), n_tail);
+        ckv_place_view(layer.v_stream[0], layer.v, n_prefix(i), n_tail);
+    }
+}
+
+// layers with a new store take it, the others keep their tensors; the prefixes are those of the new state
+void llama_ckv::install(std::vector<ckv_store> & stores, uint32_t n_tail) {
+    std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs(layers.size());
+
+    size_t bytes = kv_bytes();
 
     for (size_t i = 0; i < stores.size(); ++i) {
         auto & store = stores[i];
         auto & layer = kv.layers[i];
 
+        if (!store.buf) {
+            ctxs_bufs[i] = std::move(kv.ctxs_bufs[i]);
+            continue;
+        }
+
         layer.k = store.k;
         layer.v = store.v;
-        layer.k_stream = { ckv_tail_rows(store.ctx.get(), store.k, n_tail) }; // what upstream saves and restores
-        layer.v_stream = { ckv_tail_rows(store.ctx.get(), store.v, n_tail) };
+        layer.k_stream = { store.k_tail };
+        layer.v_stream = { store.v_tail };
 
         layers[i].q = store.q;
 
-        ctxs_bufs.emplace_back(std::move(store.ctx), std::move(store.buf));
+        ctxs_bufs[i] = { std::move(store.ctx), std::move(store.buf) };
+
+        bytes += ggml_nbytes(layer.k) + ggml_nbytes(layer.v);
     }
 
-    bytes_peak = std::max(bytes_peak, bytes_old + kv_bytes()); // both are there for a moment
+    bytes_peak = std::max(bytes_peak, bytes); // old and new are both there for a moment
 
     kv.ctxs_bufs = std::move(ctxs_bufs); // frees the old tensors
+
+    place_tails(n_tail);
     generation++;
 }
 
@@ -380,18 +424,30 @@ static bool ckv_is_one_run(const std::vector<int32_t> & rows) {
     return rows.empty() || rows.back() - rows.front() + 1 == (int32_t) rows.size();
 }
 
-// the given rows of a layer become rows 0, 1, ... of a new store; the ring of queries comes along
-bool llama_ckv::fill(int32_t ikv, const std::vector<int32_t> & rows, const ckv_store & store) {
-    ggml_backend_tensor_copy(layers[ikv].q, store.q);
+ckv_store llama_ckv::current(int32_t ikv) const {
+    ckv_store res;
+    res.k = tensor_k(ikv);
+    res.v = tensor_v(ikv);
+    res.q = layers[ikv].q;
+    return res;
+}
 
+// the given rows of a layer become rows 0, 1, ... of a store, which may be the one that they are in; the ring of queries
+// comes along
+bool llama_ckv::fill(int32_t ikv, const std::vector<int32_t> & rows, const ckv_store & store) {
     const std::pair<ggml_tensor *, ggml_tensor *> moves[] = { { tensor_k(ikv), store.k }, { tensor_v(ikv), store.v } };
+
+    const bool in_place = store.q == layers[ikv].q;
+    if (!in_place) {
+        ggml_backend_tensor_copy(layers[ikv].q, store.q);
+    }
 
     ckv_graph graph(*this, 16);
 
     ggml_tensor * idx = graph.input_i32("ckv_rows", rows.size());
 
     for (const auto & [src, dst] : moves) {
-        if (ckv_is_one_run(rows) || src->nb[1] % sizeof(int32_t) != 0) {
+        if (!in_place && (ckv_is_one_run(rows) || src->nb[1] % sizeof(int32_t) != 0)) {
             ckv_copy_runs(src, dst, rows);
             continue;
         }

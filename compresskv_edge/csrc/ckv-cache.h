@@ -28,6 +28,9 @@ struct ckv_store {
     ggml_tensor * v = nullptr; // [n_embd_v_gqa, n_rows, 1]
     ggml_tensor * q = nullptr; // [n_embd_head_k*n_head, window] f32: the last rotated queries, row pos % window
 
+    ggml_tensor * k_tail = nullptr; // [n_embd_k_gqa, n_tail] view: what upstream saves and restores
+    ggml_tensor * v_tail = nullptr; // [n_embd_v_gqa, n_tail]
+
     ggml_context_ptr        ctx;
     ggml_backend_buffer_ptr buf;
 };
@@ -75,7 +78,8 @@ struct llama_ckv {
     std::vector<llama_pos> positions(int32_t ikv) const; // prefix, then tail
     std::vector<int32_t>   rows     (int32_t ikv) const; // the tensor rows that hold them
 
-    // replace every layer's rows by the kept ones and leave the window in the tail; all or nothing
+    // replace every layer's rows by the kept ones and leave the window in the tail; on failure the cache is unchanged, or
+    // empty if rows had begun to move in place
     bool gather(const std::vector<ckv_kept> & kept);
 
     //
@@ -141,6 +145,9 @@ private:
     bool alloc  (int32_t ikv, uint32_t n_rows, ckv_store & store) const;
     bool fill   (int32_t ikv, const std::vector<int32_t> & rows, const ckv_store & store);
     void install(std::vector<ckv_store> & stores, uint32_t n_tail);
+    void place_tails(uint32_t n_tail);
+    bool fits_in_place(int32_t ikv, uint32_t n_rows) const;
+    ckv_store current(int32_t ikv) const;
     void resize_cells(const std::vector<uint32_t> & live, uint32_t n_tail);
     void release_compute();
 };
