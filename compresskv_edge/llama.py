@@ -15,8 +15,9 @@ import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 
 from .budget import resolve_mean_budget  # noqa: E402
+from .compression import Compression  # noqa: E402
 from .errors import BudgetError, CompressKVError, ContextError, EngineError, UnsupportedModelError  # noqa: E402
-from .profile import ModelFacts, Profile  # noqa: E402
+from .profile import Profile  # noqa: E402
 
 ProfileSource = Union[str, "os.PathLike[str]", Mapping[str, Any], Profile]
 
@@ -40,59 +41,6 @@ class KVStats:
     window_bytes: int = 0
 
 
-class _Compression:
-    """A profile on its way to one model: what the user asked for, and after loading what that means for the model."""
-
-    def __init__(self, profile: Profile, kv_budget: Union[int, float, None], kv_tail: int) -> None:
-        self.profile = profile
-        self.budget = profile.default_budget if kv_budget is None else kv_budget
-        self.tail = kv_tail
-        self.layers: List[native.Layer] = []
-        self.prompt_pending = False
-        self.mean_budget(0)  # says now what is wrong with the budget
-        if isinstance(kv_tail, bool) or not isinstance(kv_tail, int) or kv_tail < 2 * self.window:
-            raise BudgetError(f"kv_tail is {kv_tail!r}: use at least {2 * self.window} tokens, two observation windows")
-
-    @property
-    def window(self) -> int:
-        return self.profile.settings.window
-
-    def attach(self, model: Any) -> None:
-        """Check the profile against a loaded model (llama_cpp's LlamaModel) and hang it there."""
-        native.check_model(model.model)
-        n_layer = llama_cpp.llama_model_n_layer(model.model)
-        self.layers = native.model_layers(model.model, n_layer)
-        self.profile.check(_facts(model, self.layers))
-        settings = self.profile.settings
-        native.attach(
-            model.model,
-            self.profile.heads_used(),
-            window=settings.window,
-            kernel=settings.kernel,
-            pooling=settings.pooling,
-            n_tail=self.tail,
-        )
-
-    def mean_budget(self, n_tokens: int) -> int:
-        return resolve_mean_budget(self.budget, n_tokens, window=self.window)
-
-    def budgets(self, n_tokens: int) -> List[int]:
-        """Tokens a layer after a prompt of n_tokens: (n_layer,), 0 where a layer is not evictable."""
-        return self.profile.budgets(self.mean_budget(n_tokens), [layer.evictable for layer in self.layers])
-
-
-def _facts(model: Any, layers: Sequence[native.Layer]) -> ModelFacts:
-    metadata = model.metadata()
-    return ModelFacts(
-        architecture=metadata.get("general.architecture", ""),
-        n_layer=len(layers),
-        n_head=tuple(layer.n_head for layer in layers),
-        n_head_kv=tuple(layer.n_head_kv for layer in layers),
-        head_dim=tuple(layer.head_dim_k for layer in layers),
-        name=metadata.get("general.name", ""),
-    )
-
-
 class Llama(llama_cpp.Llama):
     """`llama_cpp.Llama` that compresses its KV cache after each prompt (CompressKV, arXiv:2508.02401).
 
@@ -100,7 +48,7 @@ class Llama(llama_cpp.Llama):
     the cache grows with the prompt and shrinks to its budget at the prompt's end.
     """
 
-    _compression: Optional[_Compression] = None
+    _compression: Optional[Compression] = None
 
     def __init__(
         self,
@@ -109,6 +57,9 @@ class Llama(llama_cpp.Llama):
         kv_profile: Optional[ProfileSource] = None,
         kv_budget: Union[int, float, None] = None,
         kv_tail: int = 512,
+        kv_prefill: Optional[str] = None,
+        kv_memory: Union[int, str, None] = None,
+        allow_calibration: bool = True,
         **kwargs: Any,
     ) -> None:
         """Load a GGUF.
@@ -116,9 +67,17 @@ class Llama(llama_cpp.Llama):
         Args:
             model_path: path of the GGUF file.
             kv_profile: path of a profile (.json), name of a shipped one, dict or Profile; None: the stock cache.
+                "auto": the shipped profile of this model, or the user's own, or one that is measured now, once, in
+                about three minutes.
             kv_budget: tokens that a layer keeps on average (int), or that as a fraction of the prompt (float in
                 (0, 1]); None: the profile's default.
-            kv_tail: rows for tokens that come after a compression, allocated beside the budget.
+            kv_tail: rows for tokens that come after a compression, allocated beside the budget. When they are full
+                while generating, the cache is compressed again.
+            kv_prefill: "full": the whole prompt is in memory until its end (the paper). "chunked": compress whenever
+                the tail is full, so that memory stays at budget and tail. "guided": as chunked, and the prompt's end
+                runs ahead to score each chunk (Finch, arXiv:2408.00167). None: full if that fits `kv_memory`.
+            kv_memory: bytes for the KV cache, as an int or "2GB"; None: what is free, less 256 MB.
+            allow_calibration: False: kv_profile="auto" raises CalibrationError where it would have to calibrate.
             **kwargs: as `llama_cpp.Llama`. With a profile flash attention is on, and sliding-window layers
                 hold their window only (swa_full=False) unless asked otherwise.
 
@@ -131,7 +90,8 @@ class Llama(llama_cpp.Llama):
         """
         native.library()
         if kv_profile is not None:
-            self._compression = _Compression(Profile.load(kv_profile), kv_budget, kv_tail)
+            profile = _load_profile(kv_profile, model_path, allow_calibration, kwargs.get("n_threads"))
+            self._compression = Compression(profile, kv_budget, kv_tail, kv_prefill, kv_memory)
             kwargs = _options(kwargs)
         elif kv_budget is not None:
             raise BudgetError(f"kv_budget={kv_budget!r} needs kv_profile: a profile, or Profile.uniform(model_path)")
@@ -157,18 +117,26 @@ class Llama(llama_cpp.Llama):
     def eval(self, tokens: Sequence[int]) -> None:
         """As llama_cpp.Llama.eval: decode tokens at the next positions.
 
-        Raises ContextError if they do not fit n_ctx, EngineError if `n_tokens` was set back into compressed tokens.
+        Called directly it does not compress (compress() does), but for kv_prefill="chunked" and "guided", which never
+        hold more than budget and tail. Raises ContextError if the tokens do not fit n_ctx, EngineError if `n_tokens`
+        was set back into compressed tokens.
         """
-        if self._compression is None:
+        compression = self._compression
+        if compression is None:
             super().eval(tokens)
             return
-        self._make_room(tokens)
-        super().eval(tokens)
-        if self._compression.prompt_pending:
-            self._compression.prompt_pending = False
-            native.prompt_end(self._ctx.ctx, self._compression.budgets(self.n_tokens))
+        self._check_room(tokens)
+        if compression.prompt_pending:
+            compression.prompt_pending = False
+            self._eval_prompt(compression, list(tokens))
+            compression.generating = True
+        elif compression.generating or compression.always_bounded:
+            self._eval_bounded(compression, list(tokens))
+        else:
+            native.prompt_begin(self._ctx.ctx, len(tokens))
+            super().eval(tokens)
 
-    def _make_room(self, tokens: Sequence[int]) -> None:
+    def _check_room(self, tokens: Sequence[int]) -> None:
         n_total = self.n_tokens + len(tokens)
         if n_total > self._n_ctx:
             raise ContextError(f"Requested tokens ({n_total}) exceed context window of {self._n_ctx}: raise n_ctx")
@@ -177,7 +145,40 @@ class Llama(llama_cpp.Llama):
                 f"n_tokens was set back to {self.n_tokens}, where tokens are compressed already: "
                 "call reset() and evaluate the prompt again"
             )
-        native.prompt_begin(self._ctx.ctx, len(tokens))
+
+    def _eval_prompt(self, compression: Compression, tokens: List[int]) -> None:
+        """Decode the rest of a prompt and compress if a layer is over its budget then."""
+        n_total = self.n_tokens + len(tokens)
+        compression.current = compression.budgets(n_total)
+        mode = compression.choose_prefill(n_total, self._n_ctx, native.stats(self._ctx.ctx))
+        if mode == "full":
+            native.prompt_begin(self._ctx.ctx, len(tokens))
+            super().eval(tokens)
+        else:
+            native.reserve(self._ctx.ctx, compression.current)
+            self._eval_bounded(compression, tokens, compression.guide(tokens) if mode == "guided" else [])
+        native.prompt_end(self._ctx.ctx, compression.current)
+
+    def _eval_bounded(self, compression: Compression, tokens: List[int], guide: Sequence[int] = ()) -> None:
+        """Decode tokens, compressing whenever the tail is full."""
+        if not compression.current:
+            compression.current = compression.budgets(self.n_tokens + len(tokens))
+            native.reserve(self._ctx.ctx, compression.current)
+        while len(tokens) > (room := compression.room(native.stats(self._ctx.ctx))):
+            ahead = guide if len(guide) <= room else ()  # else the tail would have to grow for it
+            n_chunk = room - len(ahead)
+            super().eval(tokens[:n_chunk])
+            tokens = tokens[n_chunk:]
+            self._evict(compression, ahead)
+        super().eval(tokens)
+
+    def _evict(self, compression: Compression, guide: Sequence[int]) -> None:
+        if not guide:
+            native.compress(self._ctx.ctx, compression.current)
+            return
+        super().eval(guide)
+        self.n_tokens -= len(guide)
+        native.compress_guided(self._ctx.ctx, compression.current, len(guide))
 
     def generate(
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
@@ -190,7 +191,7 @@ class Llama(llama_cpp.Llama):
         try:
             yield from super().generate(tokens, *args, **kwargs)
         finally:
-            self._compression.prompt_pending = False
+            self._compression.prompt_pending = self._compression.generating = False
 
     def compress(self, kv_budget: Union[int, float, None] = None) -> None:
         """Compress now, for callers of `eval`; `generate` and all completions do it by themselves.
@@ -199,16 +200,27 @@ class Llama(llama_cpp.Llama):
         if all are kept. Raises BudgetError, EngineError.
         """
         compression = self._require("compress")
-        if kv_budget is not None:
-            compression = _Compression(compression.profile, kv_budget, compression.tail)
-            compression.layers = self._require("compress").layers
-        native.compress(self._ctx.ctx, compression.budgets(self.n_tokens))
+        mean = resolve_mean_budget(
+            compression.budget if kv_budget is None else kv_budget, self.n_tokens, window=compression.window
+        )
+        evictable = [layer.evictable for layer in compression.layers]
+        native.compress(self._ctx.ctx, compression.profile.budgets(mean, evictable))
+
+    def protect(self, positions: Sequence[int]) -> None:
+        """Never evict the tokens at these positions, say of a system prompt; they count in the budget.
+
+        Replaces an earlier set; [] ends it. A budget that they do not fit is an EngineError of the next compression.
+        """
+        self._require("protect")
+        native.protect(self._ctx.ctx, positions)
 
     def kv_stats(self) -> KVStats:
         """Tokens and bytes of the cache, now."""
         stats = native.stats(self._ctx.ctx)
         n_layer = llama_cpp.llama_model_n_layer(self.model)
-        return KVStats(n_tokens_kept=tuple(len(self.kv_kept(layer)) for layer in range(n_layer)), **vars(stats))
+        kept = tuple(len(self.kv_kept(layer)) for layer in range(n_layer))
+        shared = {field: value for field, value in vars(stats).items() if field in KVStats.__dataclass_fields__}
+        return KVStats(n_tokens_kept=kept, **shared)
 
     def kv_kept(self, layer: int) -> npt.NDArray[np.int64]:
         """Positions of the tokens that a layer holds, ascending."""
@@ -221,7 +233,7 @@ class Llama(llama_cpp.Llama):
         if "_stack" in self.__dict__:
             super().close()
 
-    def _require(self, what: str) -> _Compression:
+    def _require(self, what: str) -> Compression:
         if self._compression is None:
             raise EngineError(f"{what} needs a compressed cache: load the model with kv_profile")
         return self._compression
@@ -232,7 +244,17 @@ class Llama(llama_cpp.Llama):
             state["kv_profile"] = self._compression.profile
             state["kv_budget"] = self._compression.budget
             state["kv_tail"] = self._compression.tail
+            state["kv_prefill"] = self._compression.prefill
+            state["kv_memory"] = self._compression.memory
         return state
+
+
+def _load_profile(source: ProfileSource, model_path: str, allow_calibration: bool, n_threads: Optional[int]) -> Profile:
+    if source != "auto":
+        return Profile.load(source)
+    from .calibration.auto import resolve  # which loads models with this module
+
+    return resolve(model_path, allow_calibration=allow_calibration, n_threads=n_threads)
 
 
 def _options(kwargs: dict[str, Any]) -> dict[str, Any]:

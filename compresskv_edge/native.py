@@ -7,6 +7,7 @@ that variable; `library()` then makes sure that the binding did load our build, 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import re
 import sys
@@ -99,9 +100,13 @@ def library() -> tuple[Any, Any]:
     return ffi, lib
 
 
+def _header() -> bytes:
+    return (_PACKAGE / "csrc" / "ckv.h").read_bytes()
+
+
 def _declarations() -> str:
     """csrc/ckv.h as cffi reads it: without preprocessor lines and linkage."""
-    header = (_PACKAGE / "csrc" / "ckv.h").read_text(encoding="utf-8")
+    header = _header().decode()
     header = re.sub(r'^#.*$|^extern "C" \{$|^\}$|LLAMA_API', "", header, flags=re.MULTILINE)
     types = "typedef int32_t llama_pos; typedef int32_t llama_seq_id; struct llama_model; struct llama_context;"
     return types + header
@@ -112,14 +117,16 @@ def _check_version(ffi: Any, lib: Any, path: Path) -> None:
         found = ffi.string(lib.llama_ckv_version()).decode()
     except AttributeError:
         raise LibraryError(f"{path} is a stock llama.cpp: reinstall compresskv_edge (pip install .)") from None
-    if found.split(" ")[0] != __version__:
+    expected = f"{__version__} ", f" header {hashlib.sha256(_header()).hexdigest()}"
+    if not (found.startswith(expected[0]) and found.endswith(expected[1])):
         raise LibraryError(
-            f"{path} is of compresskv_edge {found!r}, this is {__version__}: reinstall the package (pip install .)"
+            f"{path} is {found!r}, this is compresskv_edge {__version__} with {expected[1].strip()}: "
+            "reinstall the package (pip install .)"
         )
 
 
 def version() -> str:
-    """Version of the library: "<compresskv_edge> llama.cpp <upstream version> <upstream commit>"."""
+    """Version of the library: "<compresskv_edge> llama.cpp <upstream version> <commit> header <SHA-256 of ckv.h>"."""
     ffi, lib = library()
     return str(ffi.string(lib.llama_ckv_version()).decode())
 
@@ -207,9 +214,25 @@ def compress(ctx: int, budgets: Sequence[int]) -> None:
     _compress("compress", ctx, budgets)
 
 
-def _compress(name: str, ctx: int, budgets: Sequence[int]) -> None:
+def compress_guided(ctx: int, budgets: Sequence[int], n_guide: int) -> None:
+    """As compress; the last n_guide tokens are a question that was decoded ahead: they score and are removed again."""
+    _compress("compress_guided", ctx, budgets, n_guide)
+
+
+def reserve(ctx: int, budgets: Sequence[int]) -> None:
+    """Allocate what compressions to these budgets need, so that memory stays flat from one to the next."""
+    _compress("reserve", ctx, budgets)
+
+
+def _compress(name: str, ctx: int, budgets: Sequence[int], *args: int) -> None:
     ffi, _ = library()
-    _call(name, _context(ctx), 0, ffi.new("int32_t[]", [int(b) for b in budgets]))
+    _call(name, _context(ctx), 0, ffi.new("int32_t[]", [int(b) for b in budgets]), *args)
+
+
+def protect(ctx: int, positions: Sequence[int]) -> None:
+    """Never evict the tokens at these positions; they count in the budgets. Replaces an earlier set."""
+    ffi, _ = library()
+    _call("protect", _context(ctx), 0, ffi.new("llama_pos[]", [int(p) for p in positions]), len(positions))
 
 
 def keep(ctx: int, kept: Sequence[Sequence[int] | npt.NDArray[np.integer]]) -> None:
@@ -229,6 +252,9 @@ class Stats:
     """struct llama_ckv_stats: sizes in bytes, time in milliseconds."""
 
     n_tokens_seen: int
+    n_tail_used: int
+    n_tail: int
+    n_frozen: int
     kv_bytes: int
     kv_bytes_peak: int
     kv_bytes_stock: int

@@ -142,7 +142,8 @@ def test_kv_bytes_are_budget_and_tail(tiny_gguf: Callable[..., Path]) -> None:
     expected = sum((budget + KV_TAIL) * row for budget in llm._compression.budgets(N_PROMPT))
     assert abs(after.kv_bytes - expected) <= 0.02 * expected
     assert before.kv_bytes >= N_PROMPT * row * len(llm._compression.layers)
-    assert after.kv_bytes_peak == before.kv_bytes + after.kv_bytes  # both are there while rows move
+    largest = (max(llm._compression.budgets(N_PROMPT)) + KV_TAIL) * row
+    assert after.kv_bytes_peak <= max(before.kv_bytes_peak, before.kv_bytes + largest)  # one layer after the other
     assert after.kv_bytes_stock == 4096 * row * len(llm._compression.layers)
     assert after.n_tokens_kept == tuple(llm._compression.budgets(N_PROMPT))
     assert isinstance(after, KVStats)

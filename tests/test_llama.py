@@ -456,10 +456,10 @@ def test_the_library_is_of_the_pinned_version() -> None:
     pin = (Path(__file__).parent.parent / "vendor" / "llama_cpp.pin").read_text()
     facts = dict(line.split("=", 1) for line in pin.replace(" ", "").splitlines() if line[0] != "#")
     assert native.version().split(" ")[2] == facts["upstream_version"]
-    assert native.BINDING_VERSION == facts["version"]
+    assert facts["version"] == native.BINDING_VERSION
 
 
 def test_another_version_of_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "__version__", "0.0.1")
-    with pytest.raises(LibraryError, match=r"this is 0\.0\.1.*reinstall"):
+    with pytest.raises(LibraryError, match=r"compresskv_edge 0\.0\.1 .*reinstall"):
         native.library.__wrapped__()

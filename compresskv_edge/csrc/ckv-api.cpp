@@ -25,7 +25,7 @@ const char * llama_ckv_last_error(void) {
 }
 
 const char * llama_ckv_version(void) {
-    return CKV_VERSION " llama.cpp " CKV_UPSTREAM_VERSION " " CKV_UPSTREAM_COMMIT;
+    return CKV_VERSION " llama.cpp " CKV_UPSTREAM_VERSION " " CKV_UPSTREAM_COMMIT " header " CKV_HEADER_SHA256;
 }
 
 // the sliding-window half of an interleaved cache, or null
@@ -97,14 +97,20 @@ static std::string ckv_check_budgets(const llama_ckv & ckv, const int32_t * budg
         if (budgets[il] < (int32_t) ckv.settings.window) {
             return "budget of layer " + std::to_string(il) + " is " + std::to_string(budgets[il]) + " tokens, less than the window of " + std::to_string(ckv.settings.window);
         }
+        if (budgets[il] < (int32_t) (ckv.settings.window + ckv.protect.size())) {
+            return "budget of layer " + std::to_string(il) + " is " + std::to_string(budgets[il]) + " tokens, less than the " + std::to_string(ckv.protect.size()) +
+                   " protected tokens and the window of " + std::to_string(ckv.settings.window);
+        }
     }
     return "";
 }
 
 // the tail shrinks to the window, so that at least that must be in it
-static int32_t ckv_check_window(const llama_ckv & ckv) {
-    if (ckv.n_used() < ckv.settings.window) {
-        return ckv_fail(LLAMA_CKV_ERR_STATE, std::to_string(ckv.n_used()) + " tokens since the last compression, less than the window of " + std::to_string(ckv.settings.window));
+static int32_t ckv_check_window(const llama_ckv & ckv, int32_t n_guide = 0) {
+    const int32_t n_left = (int32_t) ckv.n_used() - n_guide;
+
+    if (n_left < (int32_t) ckv.settings.window) {
+        return ckv_fail(LLAMA_CKV_ERR_STATE, std::to_string(n_left) + " tokens since the last compression, less than the window of " + std::to_string(ckv.settings.window));
     }
     return LLAMA_CKV_OK;
 }
@@ -129,10 +135,34 @@ static bool ckv_within_budgets(const llama_ckv & ckv, const int32_t * budgets) {
     return true;
 }
 
-static int32_t ckv_compress(llama_ckv & ckv, const int32_t * budgets) {
+// the tokens that a layer keeps of those before the guide; false if the scores could not be computed
+static bool ckv_choose(llama_ckv & ckv, int32_t ikv, int32_t budget, int32_t n_guide, ckv_kept & kept) {
+    const int32_t n_tokens = ckv.n_prefix(ikv) + ckv.n_used() - n_guide;
+
+    if (n_tokens <= budget) {
+        kept.resize(n_tokens);
+        std::iota(kept.begin(), kept.end(), 0);
+        return true;
+    }
+
+    std::vector<std::vector<float>> scores;
+    if (!ckv.score(ikv, scores)) {
+        return false;
+    }
+
+    std::vector<std::vector<double>> exact;
+    for (const auto & x : scores) {
+        exact.emplace_back(x.begin(), x.begin() + n_tokens);
+    }
+    kept = ckv_select(exact, ckv.settings.window, budget, ckv.settings.kernel, ckv.settings.pooling, ckv.pinned(ikv));
+
+    return true;
+}
+
+static int32_t ckv_compress(llama_ckv & ckv, const int32_t * budgets, int32_t n_guide = 0) {
     const int64_t t_start_us = ggml_time_us();
 
-    if (const int32_t status = ckv_check_window(ckv)) {
+    if (const int32_t status = ckv_check_window(ckv, n_guide)) {
         return status;
     }
 
@@ -141,25 +171,16 @@ static int32_t ckv_compress(llama_ckv & ckv, const int32_t * budgets) {
     std::vector<ckv_kept> kept(ckv.layers.size());
 
     for (size_t i = 0; i < kept.size(); ++i) {
-        const int32_t budget   = budgets[ckv.model_layer(i)];
-        const int32_t n_tokens = ckv.n_prefix(i) + ckv.n_used();
-
-        if (n_tokens <= budget) {
-            kept[i].resize(n_tokens);
-            std::iota(kept[i].begin(), kept[i].end(), 0);
-            continue;
-        }
-
-        std::vector<std::vector<float>> scores;
-        if (!ckv.score(i, scores)) {
+        if (!ckv_choose(ckv, i, budgets[ckv.model_layer(i)], n_guide, kept[i])) {
             return ckv_fail(LLAMA_CKV_ERR_COMPUTE, "scoring layer " + std::to_string(ckv.model_layer(i)) + " failed; the cache is unchanged");
         }
+    }
 
-        std::vector<std::vector<double>> exact;
-        for (const auto & x : scores) {
-            exact.emplace_back(x.begin(), x.end());
+    if (n_guide > 0) {
+        auto * memory = ckv.lctx->get_memory();
+        if (!memory->seq_rm(0, memory->seq_pos_max(0) + 1 - n_guide, -1)) {
+            return ckv_fail(LLAMA_CKV_ERR_UNSUPPORTED, "a question cannot be taken out of the sliding-window layers again; the cache is unchanged");
         }
-        kept[i] = ckv_select(exact, ckv.settings.window, budget, ckv.settings.kernel, ckv.settings.pooling);
     }
 
     return ckv_gather(ckv, kept, t_start_us);
@@ -195,6 +216,52 @@ int32_t llama_ckv_compress(llama_context * ctx, llama_seq_id seq_id, const int32
         return LLAMA_CKV_OK; // nothing but the window: nothing to freeze
     }
     return ckv_compress(*ckv, budgets);
+}
+
+int32_t llama_ckv_compress_guided(llama_context * ctx, llama_seq_id seq_id, const int32_t * budgets, int32_t n_guide) {
+    llama_ckv * ckv = nullptr;
+    if (const int32_t status = ckv_prepare(ctx, seq_id, budgets, &ckv)) {
+        return status;
+    }
+    if (n_guide < 1) {
+        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "n_guide is " + std::to_string(n_guide) + ", not positive");
+    }
+    return ckv_compress(*ckv, budgets, n_guide);
+}
+
+int32_t llama_ckv_reserve(llama_context * ctx, llama_seq_id seq_id, const int32_t * budgets) {
+    llama_ckv * ckv = nullptr;
+    if (const int32_t status = ckv_prepare(ctx, seq_id, budgets, &ckv)) {
+        return status;
+    }
+
+    ctx->synchronize();
+    ckv->shrink_tail();
+
+    std::vector<uint32_t> n_rows;
+    for (size_t i = 0; i < ckv->layers.size(); ++i) {
+        const uint32_t budget = budgets[ckv->model_layer(i)];
+
+        n_rows.push_back(std::max(budget - ckv->settings.window + ckv->settings.n_tail, ckv->n_prefix(i) + ckv->n_tail()));
+    }
+
+    return ckv->reserve_rows(n_rows) ? LLAMA_CKV_OK : ckv_fail(LLAMA_CKV_ERR_MEMORY, "no memory for a KV cache of these budgets: use a smaller budget or a quantised type_k and type_v");
+}
+
+int32_t llama_ckv_protect(llama_context * ctx, llama_seq_id seq_id, const llama_pos * positions, int32_t n_positions) {
+    llama_ckv * ckv = nullptr;
+    if (const int32_t status = ckv_get_seq(ctx, seq_id, &ckv)) {
+        return status;
+    }
+    if (n_positions < 0 || (n_positions > 0 && !positions)) {
+        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "positions is NULL or n_positions negative");
+    }
+
+    ckv->protect.assign(positions, positions + n_positions);
+    std::sort(ckv->protect.begin(), ckv->protect.end());
+    ckv->protect.erase(std::unique(ckv->protect.begin(), ckv->protect.end()), ckv->protect.end());
+
+    return LLAMA_CKV_OK;
 }
 
 static std::string ckv_check_kept(const llama_ckv & ckv, int32_t ikv, const int32_t * kept, int32_t n) {
@@ -291,6 +358,9 @@ int32_t llama_ckv_get_stats(llama_context * ctx, llama_ckv_stats * stats) {
     const size_t swa_bytes = ckv_swa(ctx) ? ckv_memory_bytes(*ckv_swa(ctx)) : 0;
 
     stats->n_tokens_seen  = std::max<int64_t>(ckv->pos_frozen, (int64_t) ctx->get_memory()->seq_pos_max(0) + 1);
+    stats->n_tail_used    = ckv->n_used();
+    stats->n_tail         = ckv->n_tail();
+    stats->n_frozen       = ckv->pos_frozen;
     stats->kv_bytes       = ckv->kv_bytes()       + swa_bytes;
     stats->kv_bytes_peak  = ckv->bytes_peak       + swa_bytes;
     stats->kv_bytes_stock = ckv->kv_bytes_stock() + swa_bytes;

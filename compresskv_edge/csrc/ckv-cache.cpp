@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 
 #ifdef __GLIBC__
@@ -104,14 +105,17 @@ bool llama_ckv::adopt() {
         return true; // a dry run that only measures
     }
 
-    std::vector<ckv_store> stores(layers.size());
+    const auto shared = std::move(kv.ctxs_bufs); // freed at the end
+    kv.ctxs_bufs.resize(layers.size());
+
     for (size_t i = 0; i < layers.size(); ++i) {
-        if (!alloc(i, n_tail(), stores[i])) {
+        ckv_store store;
+        if (!alloc(i, n_tail(), store)) {
             return false;
         }
+        install(i, store);
     }
-
-    install(stores, n_tail());
+    place_tails(n_tail());
 
     return true;
 }
@@ -138,37 +142,60 @@ bool llama_ckv::prompt_begin(uint32_t n_tokens) {
     return true;
 }
 
+static std::vector<int32_t> ckv_first_rows(uint32_t n) {
+    std::vector<int32_t> res(n);
+    std::iota(res.begin(), res.end(), 0);
+    return res;
+}
+
 bool llama_ckv::grow(uint32_t n_tail_new) {
     if (lctx) {
         lctx->synchronize();
     }
 
-    std::vector<ckv_store> stores(layers.size());
+    std::vector<uint32_t> n_rows;
     for (size_t i = 0; i < layers.size(); ++i) {
-        const uint32_t n_old = n_prefix(i) + n_tail();
-
-        if (!alloc(i, n_prefix(i) + n_tail_new, stores[i])) {
-            return false;
-        }
-
-        std::vector<int32_t> all(n_old);
-        for (uint32_t r = 0; r < n_old; ++r) {
-            all[r] = r;
-        }
-        if (!fill(i, all, stores[i])) {
-            return false;
-        }
+        n_rows.push_back(std::max(n_prefix(i) + n_tail_new, layers[i].n_rows_min));
     }
-
-    install(stores, n_tail_new);
+    if (!resize_rows(n_rows)) {
+        return false;
+    }
 
     std::vector<uint32_t> all(n_tail());
-    for (uint32_t i = 0; i < all.size(); ++i) {
-        all[i] = i;
-    }
+    std::iota(all.begin(), all.end(), 0);
+
     resize_cells(all, n_tail_new);
+    place_tails(n_tail_new);
 
     return true;
+}
+
+// tensors of another number of rows, contents stay; a layer that got its new size already works as well as with the old
+bool llama_ckv::resize_rows(const std::vector<uint32_t> & n_rows) {
+    for (size_t i = 0; i < layers.size(); ++i) {
+        if (tensor_k(i)->ne[1] == n_rows[i]) {
+            continue;
+        }
+
+        ckv_store store;
+        if (!alloc(i, n_rows[i], store) || !fill(i, ckv_first_rows(n_prefix(i) + n_tail()), store)) {
+            place_tails(n_tail());
+            return false;
+        }
+        install(i, store);
+    }
+    place_tails(n_tail());
+
+    return true;
+}
+
+// an empty tail that an earlier prompt has grown goes back to its size; its rows go with the next allocation
+void llama_ckv::shrink_tail() {
+    if (n_used() == 0 && n_tail() > settings.n_tail) {
+        resize_cells({}, settings.n_tail);
+        place_tails(settings.n_tail);
+        generation++;
+    }
 }
 
 // the live cells become cells 0, 1, ... of n_tail
@@ -201,6 +228,13 @@ void llama_ckv::reset() {
     place_tails(n_tail());
 }
 
+// everything goes, and the tail shrinks to what every layer has rows for, whatever happened to some of them
+void llama_ckv::clear(uint32_t n_tail_max) {
+    kv.clear(false);
+    resize_cells({}, std::min(n_tail(), n_tail_max));
+    place_tails(n_tail());
+}
+
 bool llama_ckv::can_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) const {
     const bool everything = p0 <= 0 && p1 > kv.v_cells[0].seq_pos_max(0);
 
@@ -230,14 +264,34 @@ std::vector<llama_pos> llama_ckv::positions(int32_t ikv) const {
 }
 
 std::vector<int32_t> llama_ckv::rows(int32_t ikv) const {
-    std::vector<int32_t> res(n_prefix(ikv));
-    for (size_t i = 0; i < res.size(); ++i) {
-        res[i] = i;
-    }
+    std::vector<int32_t> res = ckv_first_rows(n_prefix(ikv));
     for (const uint32_t cell : tail_cells()) {
         res.push_back(n_prefix(ikv) + cell);
     }
     return res;
+}
+
+std::vector<int32_t> llama_ckv::pinned(int32_t ikv) const {
+    std::vector<int32_t> res;
+
+    const auto pos = positions(ikv);
+    for (size_t i = 0; i < pos.size(); ++i) {
+        if (std::binary_search(protect.begin(), protect.end(), pos[i])) {
+            res.push_back(i);
+        }
+    }
+
+    return res;
+}
+
+bool llama_ckv::reserve_rows(const std::vector<uint32_t> & n_rows) {
+    if (!resize_rows(n_rows)) {
+        return false;
+    }
+    for (size_t i = 0; i < layers.size(); ++i) {
+        layers[i].n_rows_min = n_rows[i];
+    }
+    return true;
 }
 
 // a layer whose tensors have the right size already is rearranged in place: memory stays flat from one compression to
@@ -248,54 +302,80 @@ bool llama_ckv::fits_in_place(int32_t ikv, uint32_t n_rows) const {
     return fits(tensor_k(ikv)) && fits(tensor_v(ikv));
 }
 
+// a cancelled decode leaves whole rows behind, a cancelled move would not
+struct ckv_no_abort {
+    ckv_no_abort(llama_context * lctx, ggml_abort_callback callback, void * data) : lctx(lctx), callback(callback), data(data) {
+        lctx->set_abort_callback(nullptr, nullptr);
+    }
+    ~ckv_no_abort() {
+        lctx->set_abort_callback(callback, data);
+    }
+
+    llama_context     * lctx;
+    ggml_abort_callback callback;
+    void              * data;
+};
+
+// one layer after the other, each old tensor freed before the next new one is allocated: at no time is there more than
+// the full cache and one compressed layer
 bool llama_ckv::gather(const std::vector<ckv_kept> & kept) {
     const uint32_t n_live = settings.window;
 
-    std::vector<ckv_store>              stores  (layers.size());
-    std::vector<std::vector<int32_t>>   rows_new(layers.size());
-    std::vector<std::vector<llama_pos>> prefixes(layers.size());
-
-    for (size_t i = 0; i < layers.size(); ++i) {
-        GGML_ASSERT(kept[i].size() >= n_live && "the window is always kept");
-
-        const auto rows_old = rows(i);
-        const auto pos_old  = positions(i);
-
-        for (const int32_t j : kept[i]) {
-            rows_new[i].push_back(rows_old[j]);
-            prefixes[i].push_back(pos_old[j]);
-        }
-        prefixes[i].resize(kept[i].size() - n_live);
-
-        const uint32_t n_rows = prefixes[i].size() + settings.n_tail;
-
-        if (!fits_in_place(i, n_rows) && !(alloc(i, n_rows, stores[i]) && fill(i, rows_new[i], stores[i]))) {
-            return false;
-        }
-    }
-
-    for (size_t i = 0; i < layers.size(); ++i) {
-        if (!stores[i].buf && !fill(i, rows_new[i], current(i))) {
-            kv.clear(false); // half of the rows moved: what is left means nothing
-            return false;
-        }
-    }
-
-    // nothing fails from here on
     const auto cells = tail_cells();
     const std::vector<uint32_t> live(cells.end() - n_live, cells.end());
 
-    pos_frozen = kv.v_cells[0].pos_get(live[0]);
+    const ckv_no_abort no_abort(lctx, lctx->abort_callback, lctx->abort_callback_data);
 
     for (size_t i = 0; i < layers.size(); ++i) {
-        layers[i].prefix = std::move(prefixes[i]);
+        if (!gather_layer(i, kept[i])) {
+            if (i > 0) {
+                clear(settings.n_tail); // layers of different tokens and no common tail: what is left means nothing
+            }
+            return false;
+        }
     }
-    install(stores, settings.n_tail);
+
+    pos_frozen = kv.v_cells[0].pos_get(live[0]);
 
     kv.v_heads[0] = n_live;
     resize_cells(live, settings.n_tail);
+    place_tails(settings.n_tail);
 
     release_compute();
+
+    return true;
+}
+
+bool llama_ckv::gather_layer(int32_t ikv, const ckv_kept & kept) {
+    GGML_ASSERT(kept.size() >= settings.window && "the window is always kept");
+
+    const auto rows_old = rows(ikv);
+    const auto pos_old  = positions(ikv);
+
+    std::vector<int32_t>   rows_new;
+    std::vector<llama_pos> prefix;
+
+    for (const int32_t j : kept) {
+        rows_new.push_back(rows_old[j]);
+        prefix  .push_back(pos_old[j]);
+    }
+    prefix.resize(kept.size() - settings.window);
+
+    const uint32_t n_rows = std::max<uint32_t>(prefix.size() + settings.n_tail, layers[ikv].n_rows_min);
+
+    if (fits_in_place(ikv, n_rows)) {
+        if (!fill(ikv, rows_new, current(ikv))) {
+            return false;
+        }
+    } else {
+        ckv_store store;
+        if (!alloc(ikv, n_rows, store) || !fill(ikv, rows_new, store)) {
+            return false;
+        }
+        install(ikv, store);
+    }
+
+    layers[ikv].prefix = std::move(prefix);
 
     return true;
 }
@@ -356,38 +436,20 @@ void llama_ckv::place_tails(uint32_t n_tail) {
     }
 }
 
-// layers with a new store take it, the others keep their tensors; the prefixes are those of the new state
-void llama_ckv::install(std::vector<ckv_store> & stores, uint32_t n_tail) {
-    std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs(layers.size());
+// the layer takes the store, its old tensors are freed
+void llama_ckv::install(int32_t ikv, ckv_store & store) {
+    auto & layer = kv.layers[ikv];
 
-    size_t bytes = kv_bytes();
+    bytes_peak = std::max(bytes_peak, kv_bytes() + ggml_nbytes(store.k) + ggml_nbytes(store.v)); // both are there now
 
-    for (size_t i = 0; i < stores.size(); ++i) {
-        auto & store = stores[i];
-        auto & layer = kv.layers[i];
+    layer.k = store.k;
+    layer.v = store.v;
+    layer.k_stream = { store.k_tail };
+    layer.v_stream = { store.v_tail };
 
-        if (!store.buf) {
-            ctxs_bufs[i] = std::move(kv.ctxs_bufs[i]);
-            continue;
-        }
+    layers[ikv].q = store.q;
 
-        layer.k = store.k;
-        layer.v = store.v;
-        layer.k_stream = { store.k_tail };
-        layer.v_stream = { store.v_tail };
-
-        layers[i].q = store.q;
-
-        ctxs_bufs[i] = { std::move(store.ctx), std::move(store.buf) };
-
-        bytes += ggml_nbytes(layer.k) + ggml_nbytes(layer.v);
-    }
-
-    bytes_peak = std::max(bytes_peak, bytes); // old and new are both there for a moment
-
-    kv.ctxs_bufs = std::move(ctxs_bufs); // frees the old tensors
-
-    place_tails(n_tail);
+    kv.ctxs_bufs[ikv] = { std::move(store.ctx), std::move(store.buf) };
     generation++;
 }
 

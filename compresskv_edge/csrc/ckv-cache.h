@@ -40,6 +40,8 @@ struct ckv_layer {
 
     ggml_tensor * q     = nullptr; // see ckv_store
     float         scale = 0.0f;    // logits = scale * q.k, as the model's graph asks for
+
+    uint32_t n_rows_min = 0; // rows that the tensors never shrink below, see llama_ckv_reserve
 };
 
 // indices into positions(ikv) that a layer keeps, ascending
@@ -58,6 +60,7 @@ struct llama_ckv {
     bool grow(uint32_t n_tail);
     bool reserve     (uint32_t n_tokens); // make room for n_tokens more
     bool prompt_begin(uint32_t n_tokens);
+    void shrink_tail();
 
     uint32_t n_tail() const;
     uint32_t n_used() const;
@@ -69,6 +72,7 @@ struct llama_ckv {
     //
 
     void reset();
+    void clear(uint32_t n_tail_max);
     bool can_rm       (llama_seq_id seq_id, llama_pos p0, llama_pos p1) const;
     bool can_rm_window(const llama_kv_cache & swa, llama_pos p0) const;
 
@@ -78,8 +82,15 @@ struct llama_ckv {
     std::vector<llama_pos> positions(int32_t ikv) const; // prefix, then tail
     std::vector<int32_t>   rows     (int32_t ikv) const; // the tensor rows that hold them
 
+    // rows for prefix and tail of coming compressions; contents stay
+    //   n_rows: (n_layers of the cache,)
+    bool reserve_rows(const std::vector<uint32_t> & n_rows);
+
+    // indices into positions(ikv) that are never evicted
+    std::vector<int32_t> pinned(int32_t ikv) const;
+
     // replace every layer's rows by the kept ones and leave the window in the tail; on failure the cache is unchanged, or
-    // empty if rows had begun to move in place
+    // empty if a layer had been moved already
     bool gather(const std::vector<ckv_kept> & kept);
 
     //
@@ -128,6 +139,8 @@ struct llama_ckv {
 
     std::vector<ckv_layer> layers;
 
+    std::vector<llama_pos> protect; // positions that are never evicted, ascending
+
     llama_pos pos_frozen = 0; // positions before this one are in a prefix or evicted
     uint64_t  generation = 0; // counts changes of tensors, prefix or scheduler: no graph outlives one
 
@@ -144,9 +157,11 @@ struct llama_ckv {
 private:
     bool alloc  (int32_t ikv, uint32_t n_rows, ckv_store & store) const;
     bool fill   (int32_t ikv, const std::vector<int32_t> & rows, const ckv_store & store);
-    void install(std::vector<ckv_store> & stores, uint32_t n_tail);
-    void place_tails(uint32_t n_tail);
+    void install(int32_t ikv, ckv_store & store);
+    bool gather_layer(int32_t ikv, const ckv_kept & kept);
+    bool resize_rows(const std::vector<uint32_t> & n_rows);
     bool fits_in_place(int32_t ikv, uint32_t n_rows) const;
+    void place_tails(uint32_t n_tail); // after each change of tensors, prefix or tail
     ckv_store current(int32_t ikv) const;
     void resize_cells(const std::vector<uint32_t> & live, uint32_t n_tail);
     void release_compute();

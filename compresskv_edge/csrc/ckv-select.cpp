@@ -201,21 +201,28 @@ std::vector<int32_t> ckv_top_k(const std::vector<float> & scores, int32_t k) {
 }
 
 std::vector<int32_t> ckv_select(const std::vector<std::vector<double>> & scores, int32_t window, int32_t budget,
-        int32_t kernel, enum llama_ckv_pooling pooling) {
+        int32_t kernel, enum llama_ckv_pooling pooling, const std::vector<int32_t> & pinned) {
     const int32_t n_tokens = scores[0].size();
+    const int32_t n_before = std::max(n_tokens - window, 0);
 
     std::vector<std::vector<double>> candidates = scores;
     for (auto & x : candidates) {
-        x.resize(std::max(n_tokens - window, 0));
+        x.resize(n_before);
     }
 
     const int32_t k = std::min(budget, n_tokens) - window;
 
     std::vector<int32_t> res;
     if (k > 0) {
-        res = ckv_top_k(ckv_pool(candidates, kernel, pooling), k);
+        std::vector<float> pooled = ckv_pool(candidates, kernel, pooling);
+        for (const int32_t i : pinned) {
+            if (i < n_before) {
+                pooled[i] = std::numeric_limits<float>::infinity();
+            }
+        }
+        res = ckv_top_k(pooled, k);
     }
-    for (int32_t i = std::max(n_tokens - window, 0); i < n_tokens; ++i) {
+    for (int32_t i = n_before; i < n_tokens; ++i) {
         res.push_back(i);
     }
 

@@ -16,8 +16,9 @@ std::vector<int32_t> ckv_top_k(const std::vector<float> & scores, int32_t k);
 
 // the tokens that a layer keeps: the budget - window highest scores and the window itself
 //   scores: (n_vec, n_tokens), of which the window's columns are not used
+//   pinned: indices that are kept whatever their score, fewer than budget - window
 std::vector<int32_t> ckv_select(const std::vector<std::vector<double>> & scores, int32_t window, int32_t budget,
-        int32_t kernel, enum llama_ckv_pooling pooling);
+        int32_t kernel, enum llama_ckv_pooling pooling, const std::vector<int32_t> & pinned = {});
 
 // attention of one head's window to every token, summed over the window's queries
 //   q: (window, head_dim)    k: (n_tokens, head_dim)    returns (n_tokens,)

@@ -77,9 +77,7 @@ void llama_ckv::state_read(llama_io_read_i & io) {
 
     const uint32_t n_tail_new = std::max<uint32_t>(settings.n_tail, std::min<uint32_t>(GGML_PAD(n_live, 256), n_ctx));
 
-    kv.clear(false);
-
-    std::vector<ckv_store> stores(layers.size());
+    clear(n_tail_new);
 
     for (size_t i = 0; i < layers.size(); ++i) {
         const auto n_prefix = ckv_read<uint32_t>(io);
@@ -89,20 +87,23 @@ void llama_ckv::state_read(llama_io_read_i & io) {
         ckv_expect(io, (uint64_t) tensor_k(i)->nb[1], "another type_k");
         ckv_expect(io, (uint64_t) tensor_v(i)->nb[1], "another type_v");
 
-        layers[i].prefix = ckv_read_positions(io, n_prefix);
+        const auto prefix = ckv_read_positions(io, n_prefix);
 
-        if (!alloc(i, n_prefix + n_tail_new, stores[i])) {
+        ckv_store store;
+        if (!alloc(i, n_prefix + n_tail_new, store)) {
             throw std::runtime_error("no memory for the KV cache of the state");
         }
+        install(i, store);
+        layers[i].prefix = prefix;
 
         // upstream may copy the bytes later: the tensors are in place by then
-        io.read_tensor(stores[i].k, 0, n_prefix*stores[i].k->nb[1]);
-        io.read_tensor(stores[i].v, 0, n_prefix*stores[i].v->nb[1]);
-        io.read_tensor(stores[i].q, 0, ggml_nbytes(stores[i].q));
+        io.read_tensor(tensor_k(i), 0, n_prefix*tensor_k(i)->nb[1]);
+        io.read_tensor(tensor_v(i), 0, n_prefix*tensor_v(i)->nb[1]);
+        io.read_tensor(layers[i].q, 0, ggml_nbytes(layers[i].q));
     }
 
-    install(stores, n_tail_new);
     resize_cells({}, n_tail_new);
+    place_tails(n_tail_new);
 
     pos_frozen = frozen;
     ring_pos   = ring;
@@ -122,7 +123,7 @@ ckv_restore::ckv_restore(llama_ckv * ckv, llama_io_read_i & io) : ckv(ckv) {
     try {
         ckv->state_read(io);
     } catch (...) {
-        ckv->kv.clear(false); // empty, as upstream leaves a cache after a failed restore
+        ckv->clear(ckv->n_tail()); // empty, as upstream leaves a cache after a failed restore
         throw;
     }
     ckv->restoring = true;

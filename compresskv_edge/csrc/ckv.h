@@ -57,6 +57,9 @@ struct llama_ckv_layer {
 
 struct llama_ckv_stats {
     int64_t n_tokens_seen;  // positions decoded so far
+    int32_t n_tail_used;    // tokens since the last compression, its window included
+    int32_t n_tail;         // rows of the tail; decoding more makes it grow
+    int32_t n_frozen;       // positions before this one are in the prefix or evicted
     int64_t kv_bytes;       // K and V tensors now, padding included, as allocated
     int64_t kv_bytes_peak;
     int64_t kv_bytes_stock; // what the stock cache allocates for this context
@@ -65,7 +68,7 @@ struct llama_ckv_stats {
     double  eviction_ms;    // sum over the evictions
 };
 
-// "<version of compresskv_edge> llama.cpp <upstream version> <upstream commit>"
+// "<version of compresskv_edge> llama.cpp <upstream version> <upstream commit> header <SHA-256 of this file>"
 LLAMA_API const char * llama_ckv_version(void);
 
 // the sentence that belongs to this thread's last failed call
@@ -89,6 +92,17 @@ LLAMA_API int32_t llama_ckv_prompt_end  (struct llama_context * ctx, llama_seq_i
 
 // as llama_ckv_prompt_end, but compress even if every layer is within its budget
 LLAMA_API int32_t llama_ckv_compress    (struct llama_context * ctx, llama_seq_id seq_id, const int32_t * budgets);
+
+// as llama_ckv_compress, for a question that was decoded ahead of its turn (Finch, arXiv:2408.00167): the last n_guide
+// tokens of the tail score the others and are then removed again
+LLAMA_API int32_t llama_ckv_compress_guided(struct llama_context * ctx, llama_seq_id seq_id, const int32_t * budgets, int32_t n_guide);
+
+// allocate now what compressions to these budgets need, so that none of them allocates: memory stays flat.
+// the tail must not hold more than n_tail tokens
+LLAMA_API int32_t llama_ckv_reserve     (struct llama_context * ctx, llama_seq_id seq_id, const int32_t * budgets);
+
+// tokens at these positions are never evicted from now on; they count in the budgets. replaces an earlier set
+LLAMA_API int32_t llama_ckv_protect     (struct llama_context * ctx, llama_seq_id seq_id, const llama_pos * positions, int32_t n_positions);
 
 // compress to a selection made elsewhere
 //   kept    : row indices into llama_ckv_positions(), ascending, layers one after the other; the window must be among them

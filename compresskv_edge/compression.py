@@ -1,0 +1,162 @@
+"""What a user asked of the KV cache, and what that means for a loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, List, Optional, Union
+
+from . import native
+from .budget import resolve_mean_budget
+from .errors import BudgetError, UnsupportedModelError
+from .profile import ModelFacts, Profile
+
+PREFILL_MODES = ("full", "chunked", "guided")
+
+_GUIDE_TOKENS = 256  # of the prompt's end run ahead of each eviction (arXiv:2408.00167 uses the whole question)
+_MARGIN_BYTES = 256 << 20  # of free memory left to everything else
+_UNITS = {"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+
+
+class Compression:
+    """A profile on its way to one model, and the budgets of the prompt at hand.
+
+    `prefill` None chooses for each prompt: "full" if its full cache fits `memory_bytes`, else "guided".
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        kv_budget: Union[int, float, None],
+        kv_tail: int,
+        kv_prefill: Optional[str] = None,
+        kv_memory: Union[int, str, None] = None,
+    ) -> None:
+        self.profile = profile
+        self.budget = profile.default_budget if kv_budget is None else kv_budget
+        self.tail = kv_tail
+        self.prefill = kv_prefill
+        self.memory = kv_memory
+        self.layers: List[native.Layer] = []
+        self.prompt_pending = False
+        self.generating = False
+        self.current: List[int] = []  # budgets of the last prompt: (n_layer,)
+        self._check()
+
+    def _check(self) -> None:
+        """Say at once what is wrong with the arguments."""
+        self.mean_budget(0)
+        parse_bytes(self.memory)
+        if isinstance(self.tail, bool) or not isinstance(self.tail, int) or self.tail < 2 * self.window:
+            raise BudgetError(
+                f"kv_tail is {self.tail!r}: use at least {2 * self.window} tokens, two observation windows"
+            )
+        if self.prefill not in (None, *PREFILL_MODES):
+            raise BudgetError(f"kv_prefill is {self.prefill!r}: use {', '.join(PREFILL_MODES)} or None, which chooses")
+
+    @property
+    def window(self) -> int:
+        """Observation window in tokens."""
+        return self.profile.settings.window
+
+    @property
+    def always_bounded(self) -> bool:
+        """The cache never holds a whole prompt."""
+        return self.prefill in ("chunked", "guided")
+
+    @property
+    def has_sliding_windows(self) -> bool:
+        """Some layers are not evictable because a sliding window bounds them already."""
+        return not all(layer.evictable for layer in self.layers)
+
+    def attach(self, model: Any) -> None:
+        """Check the profile against a loaded model (llama_cpp's LlamaModel) and hang it there."""
+        import llama_cpp
+
+        native.check_model(model.model)
+        self.layers = native.model_layers(model.model, llama_cpp.llama_model_n_layer(model.model))
+        self.profile.check(_facts(model, self.layers))
+        if self.prefill == "guided" and self.has_sliding_windows:
+            raise UnsupportedModelError(
+                "kv_prefill='guided' runs the question ahead and takes it back, which the sliding-window layers of "
+                f"{self.profile.model.architecture!r} cannot: use 'chunked' or 'full'"
+            )
+        settings = self.profile.settings
+        native.attach(
+            model.model,
+            self.profile.heads_used(),
+            window=settings.window,
+            kernel=settings.kernel,
+            pooling=settings.pooling,
+            n_tail=self.tail,
+        )
+
+    def mean_budget(self, n_tokens: int) -> int:
+        """Tokens a layer keeps on average of a prompt of n_tokens. Raises BudgetError."""
+        return resolve_mean_budget(self.budget, n_tokens, window=self.window)
+
+    def budgets(self, n_tokens: int) -> List[int]:
+        """Tokens a layer after a prompt of n_tokens: (n_layer,), 0 where a layer is not evictable."""
+        return self.profile.budgets(self.mean_budget(n_tokens), [layer.evictable for layer in self.layers])
+
+    def choose_prefill(self, n_tokens: int, n_ctx: int, stats: native.Stats) -> str:
+        """How to run a prompt of n_tokens: "full", "chunked" or "guided"."""
+        if self.prefill is not None:
+            return self.prefill
+        needed = stats.kv_bytes_stock * n_tokens // n_ctx
+        allowed = parse_bytes(self.memory)
+        if allowed is None:
+            allowed = stats.kv_bytes + max(free_bytes() - _MARGIN_BYTES, 0)
+        if needed <= allowed:
+            return "full"
+        return "chunked" if self.has_sliding_windows else "guided"
+
+    def guide(self, tokens: Sequence[int]) -> List[int]:
+        """The end of the prompt, as much as fits the tail beside a chunk of its own size."""
+        return list(tokens[-min(_GUIDE_TOKENS, (self.tail - self.window) // 2) :])
+
+    def room(self, stats: native.Stats) -> int:
+        """Tokens that can be decoded before a compression is due.
+
+        A layer holds its budget and the tail at most. Before the first compression of a prompt that was within its
+        budgets the tail may hold that much as well.
+        """
+        if stats.n_frozen or self.always_bounded:
+            limit = stats.n_tail
+        else:
+            limit = min(budget for budget in self.current if budget) + self.tail
+        return max(limit - stats.n_tail_used, 0)
+
+
+def parse_bytes(memory: Union[int, str, None]) -> Optional[int]:
+    """1048576, "1MB", "2 GB" or "1.5GB" (powers of 1024) as bytes; None stays None. Raises BudgetError."""
+    if memory is None or (isinstance(memory, int) and not isinstance(memory, bool) and memory > 0):
+        return memory
+    text = str(memory).strip().upper()
+    try:
+        return int(float(text[:-2]) * _UNITS[text[-2:]])
+    except (KeyError, ValueError, OverflowError):
+        raise BudgetError(
+            f"kv_memory is {memory!r}: give bytes as an int, or a size such as '512MB' or '2GB'"
+        ) from None
+
+
+def free_bytes() -> int:
+    """Memory that programs may take without swapping; a large number where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return 1 << 50
+
+
+def _facts(model: Any, layers: Sequence[native.Layer]) -> ModelFacts:
+    metadata = model.metadata()
+    return ModelFacts(
+        architecture=metadata.get("general.architecture", ""),
+        n_layer=len(layers),
+        n_head=tuple(layer.n_head for layer in layers),
+        n_head_kv=tuple(layer.n_head_kv for layer in layers),
+        head_dim=tuple(layer.head_dim_k for layer in layers),
+        name=metadata.get("general.name", ""),
+    )
