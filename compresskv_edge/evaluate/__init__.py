@@ -1,1 +1,1 @@
-"""What a smaller cache costs in answers, one file a suite. Each suite runs with `python -m compresskv_edge.evaluate.<name>`."""
+"""What a smaller cache costs in answers, one file a suite; `python -m compresskv_edge.evaluate.<suite>` runs it."""

@@ -84,40 +84,45 @@ _KINDS = {
 
 KINDS = tuple(_KINDS)
 
-_ADJECTIVES = (
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_ADJECTIVES = _words(
     "amber ancient black blue brass broken clever copper crimson dusty empty frozen gentle golden grand green hidden "
-    "hollow iron ivory lazy leather little lonely marble misty narrow noble old orange patient pearl plain proud purple "
-    "quiet royal rusty scarlet secret silver sleepy snowy stone sunny tall velvet violet wicker wooden yellow"
-).split()
-_NOUNS = (
+    "hollow iron ivory lazy leather little lonely marble misty narrow noble old orange patient pearl plain proud "
+    "purple quiet royal rusty scarlet secret silver sleepy snowy stone sunny tall velvet violet wicker wooden yellow"
+)
+_NOUNS = _words(
     "anchor barrel basket bell bench bottle box bridge broom bucket cabin camera candle cart chest clock coin compass "
     "crown cup desk drawer drum engine fence ferry flag flute fountain gate hammer harp helmet kettle key ladder lamp "
     "lantern map mirror needle oven painting piano pump ring saddle shield spoon statue sword table telescope tent "
     "tower trumpet tunnel umbrella vault violin wagon whistle"
-).split()
-_WOMEN = "Alice Anna Bella Clara Edith Fiona Greta Helen Ingrid Julia Laura Marta Nora Paula Ruth Vera".split()
-_MEN = "Adam Boris Carl David Erik Felix George Hugo Ivan Jonas Leon Martin Oscar Peter Simon Walter".split()
-_LAST = (
+)
+_WOMEN = _words("Alice Anna Bella Clara Edith Fiona Greta Helen Ingrid Julia Laura Marta Nora Paula Ruth Vera")
+_MEN = _words("Adam Boris Carl David Erik Felix George Hugo Ivan Jonas Leon Martin Oscar Peter Simon Walter")
+_LAST = _words(
     "Abbotson Anderfield Baldwin Berling Brownell Coleman Danley Eckhardt Fischer Goldstein Hartman Hoffner Janson "
     "Kessing Lindstad Lundshaw Mannerow Nelson Petersen Quinley Reinmark Sandquist Steinberg Sundell Tallister Weinert"
-).split()
-_TOWNS = (
+)
+_TOWNS = _words(
     "Ashford Barwick Blackridge Coldhaven Dunmere Eastgate Fairhill Glenbrook Hazelwood Kirkdale Langport Marstead "
     "Northwell Oakley Redcliff Ravenholm Stanbury Thornfield Westmouth Whitby Winstow Woodham"
-).split()
-_JOBS = (
+)
+_JOBS = _words(
     "barber carpenter chemist cook dentist farmer gardener hunter judge lawyer librarian miller miner musician painter "
     "pilot plumber poet porter sailor sculptor shepherd tailor teacher waiter weaver writer"
-).split()
-_ANIMALS = (
+)
+_ANIMALS = _words(
     "badger canary cat cow crow dog donkey duck eagle fox frog goat goose hare horse lizard mouse owl parrot pig "
     "pigeon rabbit raven sheep snake squirrel swan tiger turtle wolf"
-).split()
-_COLOURS = "amber black blue bronze crimson golden green grey ivory orange pink purple red silver violet white".split()
-_COOKED = "baked boiled cold creamy crispy dried fresh fried grilled hot pickled roasted salted smoked spicy".split()
-_FOOD = "beans beef carrots cheese chicken fish ham lamb lentils mushrooms noodles onions peas rice salmon soup".split()
-_SITES = "boat castle chapel court dairy factory farm garden guest hotel market palace river school station".split()
-_ROOMS = "cabin cellar closet corner cupboard garage hall hut loft office pantry shed shelf stable yard".split()
+)
+_COLOURS = _words("amber black blue bronze crimson golden green grey ivory orange pink purple red silver violet white")
+_COOKED = _words("baked boiled cold creamy crispy dried fresh fried grilled hot pickled roasted salted smoked spicy")
+_FOOD = _words("beans beef carrots cheese chicken fish ham lamb lentils mushrooms noodles onions peas rice salmon soup")
+_SITES = _words("boat castle chapel court dairy factory farm garden guest hotel market palace river school station")
+_ROOMS = _words("cabin cellar closet corner cupboard garage hall hut loft office pantry shed shelf stable yard")
 
 
 def draw_fact(rng: random.Random, kind: str) -> Fact:
@@ -165,16 +170,18 @@ def _draw_words(rng: random.Random) -> dict[str, str]:
 #
 
 _SUBJECTS = (
-    "The first report", "A longer manual", "The second edition", "This chapter", "The old procedure", "An early version",
-    "The committee", "The archive", "The new index", "The survey", "The usual method", "A later note", "The glossary",
-    "The register", "The weekly summary", "The inventory", "The printed guide", "The revised list",
+    "The first report", "A longer manual", "The second edition", "This chapter", "The old procedure",
+    "An early version", "The committee", "The archive", "The new index", "The survey", "The usual method",
+    "A later note", "The glossary", "The register", "The weekly summary", "The inventory", "The printed guide",
+    "The revised list",
 )  # fmt: skip
 _VERBS = (
     "describes", "leaves out", "mentions", "explains", "corrects", "repeats", "questions", "depends on", "replaces",
     "simplifies", "compares", "introduces", "measures", "confirms",
 )  # fmt: skip
 _OBJECTS = (
-    "the order of the entries", "the size of the sample", "every change since the beginning", "the reasons for the delay",
+    "the order of the entries", "the size of the sample", "every change since the beginning",
+    "the reasons for the delay",
     "the way in which files are named", "a shorter form of the same rule", "the difference between both drafts",
     "what happens when the input is missing", "the limits of the first experiment", "how the results were collected",
     "the meaning of each column", "the options that nobody uses", "the cost of keeping everything",
@@ -230,7 +237,8 @@ def document(rng: random.Random, placed: Sequence[tuple[float, str]], n_tokens: 
         hay.append(sentence)
         starts.append(end)
     middles = [(a + b) / 2 / max(starts[-1], 1) for a, b in zip(starts, starts[1:])]
-    return " ".join(text for _, text in sorted([*placed, *zip(middles, hay)], key=lambda item: item[0]))
+    ordered = sorted([*placed, *zip(middles, hay)], key=lambda item: item[0])
+    return "".join(f" {text}" for _, text in ordered)  # a space first too: each sentence is the tokens counted above
 
 
 def question_prompt(text: str, question: str) -> str:

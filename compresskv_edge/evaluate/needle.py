@@ -16,9 +16,9 @@ import math
 import random
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable
 
 from .. import native
 from ..budget import resolve_mean_budget
@@ -41,7 +41,7 @@ _STOP = (".", "\n")
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question over one document. `n_context` is the limit asked for, `n_tokens` what whole sentences made of it."""
+    """One question over one document. `n_tokens` is what whole sentences make of the limit `n_context`."""
 
     text: str
     answer: str
@@ -86,9 +86,7 @@ def make_prompt(
     placed = [(depth, needle.sentence), *((rng.random(), fact.sentence) for fact in others)]
     document = haystack.document(rng, placed, n_context - 1 - count(tail), count)
     text = haystack.question_prompt(document, needle.question)
-    return Prompt(
-        text, needle.answer, needle.sentence, kind, n_context, count(text) + 1, depth, n_distractors
-    )
+    return Prompt(text, needle.answer, needle.sentence, kind, n_context, count(text) + 1, depth, n_distractors)
 
 
 def make_prompts(
@@ -123,17 +121,207 @@ def token_counter(llm: Llama) -> haystack.TokenCounter:
 #
 
 
-def _full(llm: Llama, prompt: str) -> str:
+def run_needle(
+    prompts: Iterable[Prompt],
+    policy: str,
+    budget: float = 1.0,
+    *,
+    model: str | None = None,
+    profile: ProfileSource = PROFILE,
+    n_threads: int = 1,
+) -> list[Outcome]:
+    """Answer all prompts with one of `POLICIES`, keeping `budget` of each prompt's tokens on average over the layers.
+
+    One thread by default: then the outcome is the same on every run. Raises BudgetError, EngineError, ValueError.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"policy is {policy!r}: use one of {', '.join(POLICIES)}")
+    loaded = Profile.load(profile)
+    llm = open_model(model, None if policy == "full" else loaded, budget, n_threads=n_threads)
+    window = loaded.settings.window
+    return [_outcome(llm, prompt, policy, budget, window) for prompt in prompts]
+
+
+def open_model(model: str | None, profile: ProfileSource | None, budget: float, *, n_threads: int = 1) -> Llama:
+    """The demo model, or the one at the path `model`; flash attention in all cases, so that only the cache differs."""
+    options: dict[str, Any] = {"n_ctx": 4096, "n_threads": n_threads, "n_threads_batch": n_threads, "verbose": False}
+    kv_budget = None if profile is None else budget
+    return Llama(model or model_path(), kv_profile=profile, kv_budget=kv_budget, flash_attn=True, **options)
+
+
+def _outcome(llm: Llama, prompt: Prompt, policy: str, budget: float, window: int) -> Outcome:
+    llm.reset()
+    answer = POLICIES[policy](llm, prompt.text, resolve_mean_budget(budget, prompt.n_tokens, window=window))
+    stats = llm.kv_stats()
+    n_generated = llm.n_tokens - prompt.n_tokens
+    return Outcome(
+        policy=policy,
+        budget=budget,
+        n_context=prompt.n_context,
+        depth=prompt.depth,
+        n_distractors=prompt.n_distractors,
+        correct=is_correct(answer, prompt.answer),
+        answer=answer,
+        n_kept=sum(stats.n_tokens_kept) / len(stats.n_tokens_kept) - n_generated,
+        kv_bytes=stats.kv_bytes,
+    )
+
+
+def is_correct(answer: str, expected: str) -> bool:
+    """Equal but for white space and punctuation at the ends."""
+    return answer.strip(string.whitespace + string.punctuation) == expected
+
+
+def _completion(llm: Llama, prompt: str, _budget_tokens: int) -> str:
+    """The way that users go; with a profile, the engine evicts by itself."""
     out: Any = llm.create_completion(prompt, max_tokens=_ANSWER_TOKENS, temperature=0.0, stop=list(_STOP))
     return str(out["choices"][0]["text"])
 
 
 def _streaming_llm(llm: Llama, prompt: str, budget_tokens: int) -> str:
     llm.eval(llm.tokenize(prompt.encode()))
-    first_token = llm.sample(temp=0.0)
     kept = streaming_llm.keep(llm.n_tokens, budget_tokens)
-    native.keep(llm.ctx, [kept] * llm.kv_stats().n_layer)
-    return first_token
+    native.keep(llm.ctx, [kept] * len(llm.kv_stats().n_tokens_kept))
+    return _greedy(llm)
 
 
-def main() -> None: ...
+def _greedy(llm: Llama) -> str:
+    text = ""
+    for _ in range(_ANSWER_TOKENS):
+        token = llm.sample(temp=0.0)
+        piece = llm.detokenize([token]).decode(errors="replace")
+        if token == llm.token_eos() or any(stop in piece for stop in _STOP):
+            break
+        text += piece
+        llm.eval([token])
+    return text
+
+
+POLICIES: dict[str, Callable[[Llama, str, int], str]] = {
+    "full": _completion,
+    "compresskv": _completion,
+    "streaming_llm": _streaming_llm,
+}
+
+
+#
+# tables
+#
+
+
+def wilson(n_right: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson score interval of a proportion, 95 % by default: (low, high)."""
+    if n == 0:
+        return 0.0, 1.0
+    p, denominator = n_right / n, 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / denominator
+    half = z / denominator * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def summarise(outcomes: Iterable[Outcome], by: str | None = None) -> list[dict[str, Any]]:
+    """Accuracy with its interval for each policy and budget, also split by a field of Outcome such as "depth"."""
+    fields = ("policy", "budget", *([by] if by else []))
+    groups: dict[tuple[Any, ...], list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(tuple(getattr(outcome, field) for field in fields), []).append(outcome)
+    return [{**dict(zip(fields, key)), **_score(group)} for key, group in groups.items()]
+
+
+def _score(group: Sequence[Outcome]) -> dict[str, Any]:
+    n, n_right = len(group), sum(outcome.correct for outcome in group)
+    low, high = wilson(n_right, n)
+    return {
+        "n": n,
+        "n_right": n_right,
+        "accuracy": round(n_right / n, 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "n_kept": round(sum(outcome.n_kept for outcome in group) / n, 1),
+        "kv_bytes": round(sum(outcome.kv_bytes for outcome in group) / n),
+    }
+
+
+SPLITS = ("n_distractors", "n_context", "depth")
+
+
+def report(outcomes: Sequence[Outcome], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What goes into the JSON file: the settings, all prompts together, and split by each of SPLITS."""
+    splits = {f"by_{field}": summarise(outcomes, field) for field in SPLITS}
+    return {"settings": dict(settings), "overall": summarise(outcomes), **splits}
+
+
+def markdown(results: Mapping[str, Any], by: str | None = None) -> str:
+    """A table of a report: policies down, budgets across; with `by`, one of SPLITS, policies at each budget down."""
+    if by is None:
+        return _table("policy", results["overall"], lambda row: row["policy"], lambda row: _percent(row["budget"]))
+    return _table("policy, cache", results[f"by_{by}"], _policy_and_budget, lambda row: str(row[by]))
+
+
+def _table(
+    corner: str,
+    cells: Sequence[Mapping[str, Any]],
+    row_of: Callable[[Mapping[str, Any]], str],
+    column_of: Callable[[Mapping[str, Any]], str],
+) -> str:
+    text = {(row_of(cell), column_of(cell)): _cell(cell) for cell in cells}
+    rows, columns = (list(dict.fromkeys(key[axis] for key in text)) for axis in (0, 1))
+    lines = [[corner, *columns], ["---"] * (len(columns) + 1)]
+    lines += [[row, *(text.get((row, column), "") for column in columns)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(cell: Mapping[str, Any]) -> str:
+    return f"{cell['accuracy']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})"
+
+
+def _policy_and_budget(row: Mapping[str, Any]) -> str:
+    return f"{row['policy']}, {_percent(row['budget'])}"
+
+
+def _percent(fraction: float) -> str:
+    return f"{fraction:.0%}"
+
+
+#
+# command
+#
+
+
+def measure(prompts: Sequence[Prompt], *, n_threads: int = 1, say: Callable[[str], None] = print) -> list[Outcome]:
+    """Every policy at every budget on the same prompts."""
+    runs = [("full", 1.0), *((policy, budget) for policy in ("compresskv", "streaming_llm") for budget in BUDGETS)]
+    outcomes: list[Outcome] = []
+    for policy, budget in runs:
+        outcomes += run_needle(prompts, policy, budget, n_threads=n_threads)
+        right = sum(outcome.correct for outcome in outcomes[-len(prompts) :])
+        say(f"{policy}, {_percent(budget)}: {right} of {len(prompts)} right")
+    return outcomes
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the tables, write the JSON file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m compresskv_edge.evaluate.needle", description="needle accuracy of the demo model"
+    )
+    parser.add_argument("--prompts", type=int, default=120, help="number of prompts (%(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="another seed, other prompts (%(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="one thread gives the same answers every time (%(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="write the results here")
+    options = parser.parse_args(arguments)
+    prompts = make_prompts(options.prompts, token_counter(open_model(None, None, 1.0)), seed=options.seed)
+    outcomes = measure(prompts, n_threads=options.threads)
+    profile = Profile.load(PROFILE)
+    settings = {"n_prompts": len(prompts), "seed": options.seed, "contexts": CONTEXTS, "distractors": DISTRACTORS}
+    results = report(outcomes, {**settings, "profile": PROFILE, **profile.settings.model_dump()})
+    for by in (None, *SPLITS):
+        print(f"\n{markdown(results, by)}")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
