@@ -1,5 +1,6 @@
-// the C API of a context: arguments are checked here, the work is done in ckv-cache.cpp and ckv-score.cpp
+// the C API that changes a context: arguments are checked here, the work is done in ckv-store.cpp and ckv-score.cpp
 
+#include "ckv-api.h"
 #include "ckv-cache.h"
 #include "ckv-select.h"
 
@@ -9,8 +10,6 @@
 #include "llama-model.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <numeric>
 
 static thread_local std::string ckv_error;
@@ -28,13 +27,12 @@ const char * llama_ckv_version(void) {
     return CKV_VERSION " llama.cpp " CKV_UPSTREAM_VERSION " " CKV_UPSTREAM_COMMIT " header " CKV_HEADER_SHA256;
 }
 
-// the sliding-window half of an interleaved cache, or null
-static llama_kv_cache * ckv_swa(llama_context * ctx) {
+llama_kv_cache * ckv_swa(llama_context * ctx) {
     auto * iswa = dynamic_cast<llama_kv_cache_iswa *>(ctx->get_memory());
     return iswa ? iswa->get_swa() : nullptr;
 }
 
-static int32_t ckv_get(llama_context * ctx, llama_ckv ** res) {
+int32_t ckv_get(llama_context * ctx, llama_ckv ** res) {
     if (!ctx) {
         return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "ctx is NULL");
     }
@@ -52,14 +50,14 @@ static int32_t ckv_get(llama_context * ctx, llama_ckv ** res) {
     return LLAMA_CKV_OK;
 }
 
-static int32_t ckv_get_seq(llama_context * ctx, llama_seq_id seq_id, llama_ckv ** res) {
+int32_t ckv_get_seq(llama_context * ctx, llama_seq_id seq_id, llama_ckv ** res) {
     if (seq_id != 0) {
         return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "sequence " + std::to_string(seq_id) + ": a compressed KV cache holds sequence 0 only");
     }
     return ckv_get(ctx, res);
 }
 
-static int32_t ckv_get_layer(llama_context * ctx, llama_seq_id seq_id, int32_t il, llama_ckv ** res, int32_t * ikv) {
+int32_t ckv_get_layer(llama_context * ctx, llama_seq_id seq_id, int32_t il, llama_ckv ** res, int32_t * ikv) {
     if (const int32_t status = ckv_get_seq(ctx, seq_id, res)) {
         return status;
     }
@@ -316,235 +314,4 @@ int32_t llama_ckv_keep(llama_context * ctx, llama_seq_id seq_id, const int32_t *
     }
 
     return ckv_gather(*ckv, rows, t_start_us);
-}
-
-//
-// reading
-//
-
-static size_t ckv_memory_bytes(const llama_memory_i & memory) {
-    size_t res = 0;
-    for (const auto & [_, size] : memory.memory_breakdown()) {
-        res += size;
-    }
-    return res;
-}
-
-// a context without a profile: what there is, is what the stock cache holds
-static llama_ckv_stats ckv_stock_stats(llama_context * ctx) {
-    llama_ckv_stats res = {};
-
-    if (const auto * memory = ctx->get_memory()) {
-        res.n_tokens_seen  = (int64_t) memory->seq_pos_max(0) + 1;
-        res.kv_bytes       = ckv_memory_bytes(*memory);
-        res.kv_bytes_peak  = res.kv_bytes;
-        res.kv_bytes_stock = res.kv_bytes;
-    }
-
-    return res;
-}
-
-int32_t llama_ckv_get_stats(llama_context * ctx, llama_ckv_stats * stats) {
-    if (!ctx || !stats) {
-        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "ctx or stats is NULL");
-    }
-
-    llama_ckv * ckv = nullptr;
-    if (ckv_get(ctx, &ckv) != LLAMA_CKV_OK) {
-        *stats = ckv_stock_stats(ctx);
-        return LLAMA_CKV_OK;
-    }
-
-    const size_t swa_bytes = ckv_swa(ctx) ? ckv_memory_bytes(*ckv_swa(ctx)) : 0;
-
-    stats->n_tokens_seen  = std::max<int64_t>(ckv->pos_frozen, (int64_t) ctx->get_memory()->seq_pos_max(0) + 1);
-    stats->n_tail_used    = ckv->n_used();
-    stats->n_tail         = ckv->n_tail();
-    stats->n_frozen       = ckv->pos_frozen;
-    stats->kv_bytes       = ckv->kv_bytes()       + swa_bytes;
-    stats->kv_bytes_peak  = ckv->bytes_peak       + swa_bytes;
-    stats->kv_bytes_stock = ckv->kv_bytes_stock() + swa_bytes;
-    stats->window_bytes   = ckv->window_bytes();
-    stats->n_evictions    = ckv->n_evictions;
-    stats->eviction_ms    = ckv->eviction_ms;
-
-    return LLAMA_CKV_OK;
-}
-
-static std::vector<llama_pos> ckv_swa_positions(const llama_kv_cache & swa) {
-    std::vector<llama_pos> res;
-    for (const auto & [pos, cell] : swa.get_cells(0).seq_pos_get(0)) {
-        res.push_back(pos);
-    }
-    return res;
-}
-
-int32_t llama_ckv_positions(llama_context * ctx, llama_seq_id seq_id, int32_t il, llama_pos * positions, int32_t n_max) {
-    llama_ckv * ckv = nullptr;
-    if (const int32_t status = ckv_get_seq(ctx, seq_id, &ckv)) {
-        return status;
-    }
-
-    llama_ckv_layer layer;
-    if (const int32_t status = llama_ckv_model_layer(&ctx->get_model(), il, &layer)) {
-        return status;
-    }
-
-    const int32_t ikv = ckv->cache_layer(il);
-    const auto    res = ikv >= 0 ? ckv->positions(ikv) : ckv_swa(ctx) ? ckv_swa_positions(*ckv_swa(ctx)) : std::vector<llama_pos>();
-
-    if (positions) {
-        std::copy_n(res.begin(), std::min<int32_t>(res.size(), std::max(n_max, 0)), positions);
-    }
-
-    return res.size();
-}
-
-int32_t llama_ckv_read_queries(llama_context * ctx, llama_seq_id seq_id, int32_t il, float * q) {
-    llama_ckv * ckv = nullptr;
-    int32_t     ikv = -1;
-    if (const int32_t status = ckv_get_layer(ctx, seq_id, il, &ckv, &ikv)) {
-        return status;
-    }
-    if (!q) {
-        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "q is NULL");
-    }
-
-    const auto rows = ckv->window_rows();
-
-    const int32_t w = ckv->settings.window;
-    if ((int32_t) rows.size() < w) {
-        return ckv_fail(LLAMA_CKV_ERR_STATE, "the queries of " + std::to_string(rows.size()) + " of the last " + std::to_string(w) + " tokens are known: decode more tokens first");
-    }
-
-    ctx->synchronize();
-
-    const ggml_tensor * ring = ckv->layers[ikv].q; // [head_dim*n_head, window]
-
-    std::vector<float> data(ggml_nelements(ring));
-    ggml_backend_tensor_get(ring, data.data(), 0, ggml_nbytes(ring));
-
-    const int64_t n_head = ckv->n_head(ikv);
-    const int64_t d      = ring->ne[0]/n_head;
-
-    // models fold their own factors into kq_scale; 1 ulp off 1/sqrt(d) is the plain case and must not touch the bits
-    const float factor = ckv->layers[ikv].scale*std::sqrt((float) d);
-    const float scale  = std::fabs(factor - 1.0f) < 1e-6f ? 1.0f : factor;
-
-    for (int64_t h = 0; h < n_head; ++h) {
-        for (int32_t i = 0; i < w; ++i) {
-            for (int64_t c = 0; c < d; ++c) {
-                q[(h*w + i)*d + c] = scale*data[rows[i]*ring->ne[0] + h*d + c];
-            }
-        }
-    }
-
-    return LLAMA_CKV_OK;
-}
-
-// (n_head_kv, n, head_dim) of a cache tensor's rows, dequantised
-static void ckv_read_rows(const ggml_tensor * t, const std::vector<int32_t> & rows, int64_t n_head_kv, float * dst) {
-    const int64_t d = t->ne[0]/n_head_kv;
-
-    std::vector<uint8_t> bytes(t->nb[1]);
-    std::vector<float>   row  (t->ne[0]);
-
-    for (size_t i = 0; i < rows.size(); ++i) {
-        ggml_backend_tensor_get(t, bytes.data(), rows[i]*t->nb[1], t->nb[1]);
-
-        if (t->type == GGML_TYPE_F32) {
-            memcpy(row.data(), bytes.data(), bytes.size());
-        } else {
-            ggml_get_type_traits(t->type)->to_float(bytes.data(), row.data(), t->ne[0]);
-        }
-
-        for (int64_t g = 0; g < n_head_kv; ++g) {
-            std::copy_n(row.begin() + g*d, d, dst + (g*rows.size() + i)*d);
-        }
-    }
-}
-
-int32_t llama_ckv_read_kv(llama_context * ctx, llama_seq_id seq_id, int32_t il, float * k, float * v) {
-    llama_ckv * ckv = nullptr;
-    int32_t     ikv = -1;
-    if (const int32_t status = ckv_get_layer(ctx, seq_id, il, &ckv, &ikv)) {
-        return status;
-    }
-
-    ctx->synchronize();
-
-    const auto rows = ckv->rows(ikv);
-    if (k) {
-        ckv_read_rows(ckv->tensor_k(ikv), rows, ckv->n_head_kv(ikv), k);
-    }
-    if (v) {
-        ckv_read_rows(ckv->tensor_v(ikv), rows, ckv->n_head_kv(ikv), v);
-    }
-
-    return LLAMA_CKV_OK;
-}
-
-//
-// selection on given arrays
-//
-
-static std::string ckv_check_select(int32_t n_head, int32_t window, int32_t n_head_kv, int32_t n_tokens, int32_t head_dim,
-        const int32_t * heads, int32_t n_heads, int32_t budget, int32_t kernel, int32_t pooling) {
-    if (n_head_kv < 1 || n_head < 1 || n_head % n_head_kv != 0) {
-        return std::to_string(n_head) + " query heads cannot share " + std::to_string(n_head_kv) + " KV heads evenly";
-    }
-    if (window < 1 || head_dim < 1 || n_tokens < 0) {
-        return "window and head_dim must be positive, n_tokens not negative";
-    }
-    if (budget < window) {
-        return "budget is " + std::to_string(budget) + " tokens, less than the window of " + std::to_string(window);
-    }
-    if (kernel < 1 || kernel % 2 == 0) {
-        return "kernel is " + std::to_string(kernel) + ", not odd and positive";
-    }
-    if (pooling != LLAMA_CKV_POOLING_AVG && pooling != LLAMA_CKV_POOLING_MAX) {
-        return "pooling is " + std::to_string(pooling) + ", not one of enum llama_ckv_pooling";
-    }
-    if (n_heads < 1) {
-        return "no heads given";
-    }
-    for (int32_t i = 0; i < n_heads; ++i) {
-        if (heads[i] < 0 || heads[i] >= n_head) {
-            return "there is no head " + std::to_string(heads[i]) + " among " + std::to_string(n_head);
-        }
-    }
-    return "";
-}
-
-int32_t llama_ckv_select(
-        const float   * q,     int32_t n_head,    int32_t window,
-        const float   * k,     int32_t n_head_kv, int32_t n_tokens, int32_t head_dim,
-        const int32_t * heads, int32_t n_heads,
-        int32_t budget, int32_t kernel, int32_t pooling,
-        int64_t * kept) {
-    if (!q || !k || !heads || !kept) {
-        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "q, k, heads or kept is NULL");
-    }
-
-    const std::string why = ckv_check_select(n_head, window, n_head_kv, n_tokens, head_dim, heads, n_heads, budget, kernel, pooling);
-    if (!why.empty()) {
-        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, why);
-    }
-
-    if (n_tokens <= budget) {
-        std::iota(kept, kept + n_tokens, 0);
-        return n_tokens;
-    }
-
-    std::vector<std::vector<double>> scores;
-    for (int32_t i = 0; i < n_heads; ++i) {
-        const int32_t g = heads[i]/(n_head/n_head_kv);
-
-        scores.push_back(ckv_attention(q + (size_t) heads[i]*window*head_dim, k + (size_t) g*n_tokens*head_dim, window, n_tokens, head_dim));
-    }
-
-    const auto res = ckv_select(scores, window, budget, kernel, (enum llama_ckv_pooling) pooling);
-    std::copy(res.begin(), res.end(), kept);
-
-    return res.size();
 }

@@ -1,0 +1,45 @@
+// small graphs of our own on the context's scheduler
+
+#include "ckv-cache.h"
+
+#include "llama-context.h"
+
+ckv_graph::ckv_graph(llama_ckv & ckv, size_t n_nodes) : ckv(ckv) {
+    ggml_init_params params = {
+        /*.mem_size   =*/ 2*n_nodes*ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false),
+        /*.mem_buffer =*/ NULL,
+        /*.no_alloc   =*/ true,
+    };
+    ctx.reset(ggml_init(params));
+    gf = ggml_new_graph_custom(ctx.get(), n_nodes, false);
+}
+
+ggml_tensor * ckv_graph::input_i32(const char * name, int64_t n) const {
+    ggml_tensor * res = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n);
+    ggml_set_input(res);
+    ggml_set_name(res, name);
+    return res;
+}
+
+ggml_tensor * ckv_graph::output(ggml_tensor * t) const {
+    ggml_set_output(t);
+    ggml_build_forward_expand(gf, t);
+    return t;
+}
+
+bool ckv_graph::alloc() {
+    auto * sched = ckv.lctx->get_sched();
+
+    ckv.generation++; // the kept graph loses its allocation
+    ggml_backend_sched_reset(sched);
+
+    return ggml_backend_sched_alloc_graph(sched, gf);
+}
+
+bool ckv_graph::compute() {
+    const bool ok = ckv.lctx->graph_compute(gf, true) == GGML_STATUS_SUCCESS;
+
+    ggml_backend_sched_synchronize(ckv.lctx->get_sched());
+
+    return ok;
+}
