@@ -1,13 +1,19 @@
 """Models and text for all tests. Nothing here imports llama_cpp: the package must choose the library first."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from prose import prose
 
-from compresskv_edge import random_gguf
+from compresskv_edge import compression, random_gguf
+
+if TYPE_CHECKING:
+    from compresskv_edge import Llama
 
 PLAIN_ARCHS = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gpt2")
 ISWA_ARCHS = ("gemma2", "gemma3")  # sliding-window and full-attention layers interleaved
@@ -30,10 +36,28 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def demo_model() -> Path:
     """The model that ships with the package."""
-    return Path(random_gguf.__file__).parent / "models" / "tiny-needle2-q8_0.gguf"
+    return Path(compression.__file__).parent / "models" / "tiny-needle2-q8_0.gguf"
 
 
 @pytest.fixture(scope="session")
 def text() -> str:
     """Prose of 20,000 tokens or more in the tokenizer of the tiny models."""
     return prose(330)
+
+
+@pytest.fixture
+def path(tiny_gguf: Callable[..., Path]) -> str:
+    """A random llama model, for tests of what does not depend on the architecture."""
+    return str(tiny_gguf("llama"))
+
+
+@pytest.fixture
+def load(path: str) -> Callable[..., Llama]:
+    """`load(**options)`: that model with a compressed cache, 100 tokens a layer, one thread."""
+    from compresskv_edge import Llama, Profile
+
+    def make(**options: Any) -> Llama:
+        defaults = {"kv_profile": Profile.uniform(path), "kv_budget": 100, "n_ctx": 2048, "n_threads": 1}
+        return Llama(path, **{**defaults, "n_threads_batch": 1, "verbose": False, **options})
+
+    return make

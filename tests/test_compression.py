@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Any, Callable, List
@@ -18,17 +19,9 @@ BUDGET, TAIL, N_PROMPT = 200, 128, 3000
 
 
 @pytest.fixture
-def path(tiny_gguf: Callable[..., Path]) -> str:
-    return str(tiny_gguf("llama"))
-
-
-@pytest.fixture
-def load(path: str) -> Callable[..., Llama]:
-    def make(**options: Any) -> Llama:
-        defaults = {"kv_profile": Profile.uniform(path), "kv_budget": BUDGET, "kv_tail": TAIL}
-        return Llama(path, **{**Case(path, 0).options(), "n_ctx": 8192, **defaults, **options})
-
-    return make
+def load(load: Callable[..., Llama]) -> Callable[..., Llama]:
+    """As conftest's, with room for long prompts."""
+    return functools.partial(load, kv_budget=BUDGET, kv_tail=TAIL, n_ctx=8192)
 
 
 def bound(llm: Llama) -> float:

@@ -1,0 +1,135 @@
+"""Bad input gets a sentence with the remedy, and the object stays usable."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any, Callable
+
+import llama_cpp
+import pytest
+from conftest import UNSUPPORTED_ARCHS
+from logits import Case, prompt
+
+from compresskv_edge import Llama, Profile, native
+from compresskv_edge.errors import (
+    BudgetError,
+    ContextError,
+    EngineError,
+    ProfileError,
+    UnsupportedModelError,
+)
+
+N_CTX = 2048
+
+
+@pytest.mark.parametrize("arch", UNSUPPORTED_ARCHS)
+def test_unsupported_architectures_are_named(arch: str, tiny_gguf: Callable[..., Path], path: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"'{arch}'"):
+        Llama(str(tiny_gguf(arch)), kv_profile=Profile.uniform(path), verbose=False)
+
+
+def test_a_profile_of_another_model_names_every_difference(tiny_gguf: Callable[..., Path], path: str) -> None:
+    with pytest.raises(ProfileError) as caught:
+        Llama(path, kv_profile=Profile.uniform(tiny_gguf("qwen3")), verbose=False)
+    for word in ("architecture", "'qwen3'", "'llama'", "n_head_kv", "Profile.uniform"):
+        assert word in str(caught.value)
+
+
+def test_missing_and_truncated_profiles(path: str, tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match=r"nowhere\.json"):
+        Llama(path, kv_profile=tmp_path / "nowhere.json", verbose=False)
+    truncated = tmp_path / "half.json"
+    truncated.write_text(Profile.uniform(path).to_json()[:300])
+    with pytest.raises(ProfileError, match="truncated"):
+        Llama(path, kv_profile=truncated, verbose=False)
+
+
+@pytest.mark.parametrize("budget", [0, -1, 8, 0.0, -0.5, 1.5, float("nan"), True, "many"])
+def test_budgets_that_no_selection_can_meet(budget: Any, load: Callable[..., Llama]) -> None:
+    with pytest.raises(BudgetError):
+        load(kv_budget=budget)
+
+
+def test_a_budget_above_the_prompt_keeps_everything(load: Callable[..., Llama]) -> None:
+    llm = load(kv_budget=5000)
+    next(llm.generate(prompt(Case("", 300)), temp=0))
+    assert set(llm.kv_stats().n_tokens_kept) == {300}
+
+
+def test_options_that_cannot_be_compressed(load: Callable[..., Llama], path: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="flash attention"):
+        load(flash_attn=False)
+    with pytest.raises(UnsupportedModelError, match="embedding"):
+        load(embedding=True)
+    with pytest.raises(BudgetError, match="kv_tail"):
+        load(kv_tail=3)
+    with pytest.raises(BudgetError, match="kv_profile"):
+        Llama(path, kv_budget=100, verbose=False)
+
+
+def test_several_sequences_are_refused_by_the_engine(load: Callable[..., Llama]) -> None:
+    llm = load()
+    params = llm.context_params
+    params.n_seq_max = 2
+    assert not llama_cpp.llama_init_from_model(llm.model, params)
+    assert "one sequence" in native.last_error()
+
+
+def test_a_prompt_longer_than_the_context(load: Callable[..., Llama]) -> None:
+    llm = load(n_ctx=512)
+    with pytest.raises(ValueError, match="exceed context window of 512"):
+        llm.create_completion(prompt(Case("", 600)), max_tokens=4)
+    with pytest.raises(ContextError, match=r"600.*exceed context window of 512"):
+        llm.eval(prompt(Case("", 600)))
+    llm.eval(prompt(Case("", 512)))
+    with pytest.raises(ContextError, match="513"):
+        llm.eval([65])
+    assert llm.kv_stats().n_tokens_seen == 512
+
+
+def test_setting_n_tokens_back_into_the_prefix(load: Callable[..., Llama]) -> None:
+    llm = load()
+    llm.eval(prompt(Case("", 600)))
+    llm.compress()
+    llm.n_tokens = 300
+    with pytest.raises(EngineError, match="reset"):
+        llm.eval([65])
+    llm.reset()
+    llm.eval([65])
+    assert llm.kv_stats().n_tokens_seen == 1
+
+
+@pytest.mark.parametrize("after", [0, 40])
+def test_a_cancelled_decode_leaves_the_object_usable(after: int, load: Callable[..., Llama]) -> None:
+    tokens = prompt(Case("", 900))
+    llm = load(n_batch=128, n_ubatch=64)
+    calls = 0
+
+    @llama_cpp.ggml_abort_callback
+    def abort(_: ctypes.c_void_p) -> bool:
+        nonlocal calls
+        calls += 1
+        return calls > after
+
+    llama_cpp.llama_set_abort_callback(llm.ctx, abort, None)
+    with pytest.raises(RuntimeError, match="llama_decode"):
+        next(llm.generate(tokens, temp=0))
+    llama_cpp.llama_set_abort_callback(llm.ctx, llama_cpp.ggml_abort_callback(), None)
+
+    assert next(llm.generate(tokens, temp=0)) == next(load(n_batch=128, n_ubatch=64).generate(tokens, temp=0))
+    assert set(llm.kv_stats().n_tokens_kept) == {100}
+
+
+def test_a_cancelled_eviction_leaves_the_full_cache(load: Callable[..., Llama]) -> None:
+    llm = load()
+    llm.eval(prompt(Case("", 600)))
+    abort = llama_cpp.ggml_abort_callback(lambda _: True)
+    llama_cpp.llama_set_abort_callback(llm.ctx, abort, None)
+    with pytest.raises(EngineError, match="unchanged"):
+        llm.compress()
+    llama_cpp.llama_set_abort_callback(llm.ctx, llama_cpp.ggml_abort_callback(), None)
+    assert set(llm.kv_stats().n_tokens_kept) == {600}
+    llm.eval([65])
+    llm.compress()
+    assert set(llm.kv_stats().n_tokens_kept) == {100}
