@@ -98,7 +98,7 @@ def run(
 
 def measure(budget: int | float, n_questions: int = 5) -> Result:
     """Ask every question with both caches, then time both on the last prompt."""
-    full, compressed = _open(), _open(kv_profile="tiny-needle2", kv_budget=budget)
+    full, compressed = _open(), _open(kv_profile="tiny-needle2", kv_budget=budget, kv_prefill="full")
     placed = _facts(n_questions)
     document = haystack.document(random.Random(SEED), [(d, f.sentence) for d, f in placed], N_TOKENS - 40, _count(full))
     answers = []

@@ -145,8 +145,9 @@ def run_needle(
 def open_model(model: str | None, profile: ProfileSource | None, budget: float, *, n_threads: int = 1) -> Llama:
     """The demo model, or the one at the path `model`; flash attention in all cases, so that only the cache differs."""
     options: dict[str, Any] = {"n_ctx": 4096, "n_threads": n_threads, "n_threads_batch": n_threads, "verbose": False}
-    kv_budget = None if profile is None else budget
-    return Llama(model or model_path(), kv_profile=profile, kv_budget=kv_budget, flash_attn=True, **options)
+    if profile is not None:
+        options.update(kv_budget=budget, kv_prefill="full")  # the paper's way, however little memory is free
+    return Llama(model or model_path(), kv_profile=profile, flash_attn=True, **options)
 
 
 def _outcome(llm: Llama, prompt: Prompt, policy: str, budget: float, window: int) -> Outcome:
