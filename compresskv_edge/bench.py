@@ -24,7 +24,7 @@ import numpy as np
 from . import native, random_gguf
 from .bench_result import BLOCK, CHUNK, Eviction, KVBytes, Plan, Result, Samples
 from .errors import BudgetError, CompressKVError, EngineError, UnsupportedModelError
-from .machine import machine_facts, resident_bytes
+from .machine import align_large_blocks_alike, machine_facts, resident_bytes
 from .profile import Profile, Settings
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def run(model_path: Path, plan: Plan, profile: Profile | None = None, step: Step
 
     profile: None: `uniform_profile`. Raises CompressKVError.
     """
+    align_large_blocks_alike()
     used = profile or uniform_profile(model_path)
     _check(plan, used.settings.window)
     with contextlib.ExitStack() as stack:
@@ -98,7 +99,12 @@ class _Contexts:
 
 def _open(path: Path, plan: Plan, profile: Profile, stack: contextlib.ExitStack) -> _Contexts:
     n_ctx = plan.prompt_tokens + plan.decode_tokens + _WARM_UP
-    compression = {"kv_profile": profile, "kv_budget": plan.budget_tokens, "kv_tail": plan.tail_tokens}
+    compression = {
+        "kv_profile": profile,
+        "kv_budget": plan.budget_tokens,
+        "kv_tail": plan.tail_tokens,
+        "kv_prefill": "full",
+    }
     options: dict[str, dict[str, Any]] = {
         "stock": {"n_ctx": n_ctx},
         "compressed": {"n_ctx": n_ctx, **compression},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, native
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
 
 
 def machine_facts() -> dict[str, Any]:
@@ -37,6 +40,16 @@ def _cpu_name() -> str:
             if facts.get(key):
                 return facts[key]
     return platform.processor() or platform.machine()
+
+
+def align_large_blocks_alike() -> None:
+    """Make glibc map every large block by itself, at the same offset from a page, for the rest of the process.
+
+    ggml's CPU work buffer is aligned by chance otherwise, and tiled flash attention is up to a fifth slower where it
+    misses a cache line (docs/lab-notes.md, 2026-11-22): contexts that are compared must draw the same lot.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries: as they are
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 64 << 10)
 
 
 def resident_bytes() -> int | None:

@@ -23,60 +23,87 @@ std::vector<int32_t> llama_ckv::window_rows() const {
     return res;
 }
 
-// one head: [n_rows] attention, summed over the window's queries
-//   k: [n_embd_head, n_rows]    q: [n_embd_head, n_window], oldest first
-static ggml_tensor * ckv_window_attention(ggml_context * ctx, ggml_tensor * k, ggml_tensor * q, float scale) {
-    ggml_tensor * kq = ggml_mul_mat(ctx, k, q); // [n_rows, n_window]
+// the heads of a layer that read one KV head
+struct ckv_group {
+    int32_t head_kv;
+
+    std::vector<int32_t> heads;
+};
+
+static std::vector<ckv_group> ckv_group_heads(const std::vector<int32_t> & heads, int32_t n_per_group) {
+    std::map<int32_t, std::vector<int32_t>> by_head_kv;
+    for (const int32_t h : heads) {
+        by_head_kv[h/n_per_group].push_back(h);
+    }
+
+    std::vector<ckv_group> res;
+    for (const auto & [g, members] : by_head_kv) {
+        res.push_back({ g, members });
+    }
+
+    return res;
+}
+
+// attention of a group, summed over the window's queries: [n_rows, 1] over its heads as well, or [n_rows, n_heads]
+//   k: [n_embd_head, n_rows]    q: [n_embd_head, n_window*n_heads], head by head, oldest first
+static ggml_tensor * ckv_window_attention(ggml_context * ctx, ggml_tensor * k, ggml_tensor * q, int64_t n_heads, float scale, bool apart) {
+    const int64_t n_rows   = k->ne[1];
+    const int64_t n_window = q->ne[1]/n_heads;
+
+    ggml_tensor * kq = ggml_mul_mat(ctx, k, q);
     ggml_prec_set_acc(kq, GGML_PREC_F32);
 
-    kq = ggml_diag_mask_inf(ctx, kq, k->ne[1] - q->ne[1]); // causal inside the window
+    kq = ggml_reshape_3d(ctx, kq, n_rows, n_window, n_heads);
+    kq = ggml_diag_mask_inf(ctx, kq, n_rows - n_window); // causal inside the window
     kq = ggml_soft_max_ext(ctx, kq, nullptr, scale, 0.0f);
-    kq = ggml_sum_rows(ctx, ggml_cont(ctx, ggml_transpose(ctx, kq)));
 
-    return ggml_reshape_1d(ctx, kq, k->ne[1]);
+    if (!apart) {
+        kq = ggml_reshape_3d(ctx, kq, n_rows, n_window*n_heads, 1);
+    }
+    kq = ggml_sum_rows(ctx, ggml_cont(ctx, ggml_permute(ctx, kq, 1, 0, 2, 3)));
+
+    return ggml_reshape_2d(ctx, kq, n_rows, ggml_nelements(kq)/n_rows);
 }
 
 bool llama_ckv::score(int32_t ikv, std::vector<std::vector<float>> & scores) {
     const auto & heads = settings.heads[model_layer(ikv)];
 
-    const std::vector<int32_t> rows_k = rows(ikv);
-    const std::vector<int32_t> rows_q = window_rows();
+    const auto groups = ckv_group_heads(heads, n_head(ikv)/n_head_kv(ikv));
+    const auto rows_k = rows(ikv);
+    const auto rows_q = window_rows();
 
-    ckv_graph graph(*this, 16 + 12*heads.size());
+    // average pooling is linear: the sum over the heads may come first, and one vector crosses to the host
+    const bool apart = settings.pooling == LLAMA_CKV_POOLING_MAX;
+
+    ckv_graph graph(*this, 16 + 16*groups.size());
 
     auto * ctx = graph.ctx.get();
 
-    ggml_tensor * idx_k = graph.input_i32("ckv_rows_k", rows_k.size());
-    ggml_tensor * idx_q = graph.input_i32("ckv_rows_q", rows_q.size());
-
     ggml_tensor * k = tensor_k(ikv);
-    ggml_tensor * q = layers[ikv].q;
+    ggml_tensor * q = layers[ikv].q; // [n_embd_head*n_head, window]
 
     const int64_t d = k->ne[0]/n_head_kv(ikv);
 
-    std::map<int32_t, ggml_tensor *> k_f32; // KV head -> [d, n_rows]: dequantised once for its whole group
-    std::vector<ggml_tensor *>       sums;
+    ggml_tensor * q_heads = ggml_view_2d(ctx, q, d, n_head(ikv)*q->ne[1], ggml_row_size(q->type, d), 0); // row: window, head
 
-    for (const int32_t h : heads) {
-        const int32_t g = h/(n_head(ikv)/n_head_kv(ikv));
+    ggml_tensor * idx_k = graph.input_i32("ckv_rows_k", rows_k.size());
 
-        if (!k_f32[g]) {
-            ggml_tensor * k_g = ggml_view_2d(ctx, k, d, k->ne[1], k->nb[1], g*ggml_row_size(k->type, d));
-            k_f32[g] = ggml_get_rows(ctx, k_g, idx_k);
-        }
+    std::vector<ggml_tensor *> idx_q;
+    std::vector<ggml_tensor *> sums;
 
-        ggml_tensor * q_h = ggml_get_rows(ctx, ggml_view_2d(ctx, q, d, q->ne[1], q->nb[1], h*d*q->nb[0]), idx_q);
+    for (const auto & group : groups) {
+        idx_q.push_back(graph.input_i32("ckv_rows_q", rows_q.size()*group.heads.size()));
 
-        sums.push_back(ckv_window_attention(ctx, k_f32[g], q_h, layers[ikv].scale));
+        // dequantised: a matrix product with f16 or q8_0 rows would round the queries to that type
+        ggml_tensor * k_g = ggml_get_rows(ctx, ggml_view_2d(ctx, k, d, k->ne[1], k->nb[1], group.head_kv*ggml_row_size(k->type, d)), idx_k);
+        ggml_tensor * q_g = ggml_get_rows(ctx, q_heads, idx_q.back());
+
+        ggml_tensor * sum = ckv_window_attention(ctx, k_g, q_g, group.heads.size(), layers[ikv].scale, apart);
+
+        sums.push_back(apart || sums.empty() ? sum : ggml_add(ctx, sums.back(), sum));
     }
-
-    // average pooling is linear: the mean over the heads may come first, and one vector crosses to the host
-    if (settings.pooling == LLAMA_CKV_POOLING_AVG) {
-        ggml_tensor * mean = sums[0];
-        for (size_t i = 1; i < sums.size(); ++i) {
-            mean = ggml_add(ctx, mean, sums[i]);
-        }
-        sums = { ggml_scale(ctx, mean, 1.0f/heads.size()) };
+    if (!apart) {
+        sums = { ggml_scale(ctx, sums.back(), 1.0f/heads.size()) };
     }
 
     for (auto * sum : sums) {
@@ -86,8 +113,17 @@ bool llama_ckv::score(int32_t ikv, std::vector<std::vector<float>> & scores) {
     if (!graph.alloc()) {
         return false;
     }
+
     ggml_backend_tensor_set(idx_k, rows_k.data(), 0, ggml_nbytes(idx_k));
-    ggml_backend_tensor_set(idx_q, rows_q.data(), 0, ggml_nbytes(idx_q));
+    for (size_t i = 0; i < groups.size(); ++i) {
+        std::vector<int32_t> data;
+        for (const int32_t h : groups[i].heads) {
+            for (const int32_t row : rows_q) {
+                data.push_back(row*n_head(ikv) + h);
+            }
+        }
+        ggml_backend_tensor_set(idx_q[i], data.data(), 0, ggml_nbytes(idx_q[i]));
+    }
 
     if (!graph.compute()) {
         return false;
@@ -95,8 +131,10 @@ bool llama_ckv::score(int32_t ikv, std::vector<std::vector<float>> & scores) {
 
     scores.clear();
     for (auto * sum : sums) {
-        scores.emplace_back(rows_k.size());
-        ggml_backend_tensor_get(sum, scores.back().data(), 0, ggml_nbytes(sum));
+        for (int64_t i = 0; i < sum->ne[1]; ++i) {
+            scores.emplace_back(rows_k.size());
+            ggml_backend_tensor_get(sum, scores.back().data(), i*sum->nb[1], sum->nb[1]);
+        }
     }
 
     return true;
