@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from . import __version__, bench, native, random_gguf
+from . import __version__, bench, cli_profile, native, random_gguf
 from .bench_result import Plan, checks, table
 from .errors import CompressKVError
 from .profile import Profile
@@ -41,6 +41,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+cli_profile.register(app)
 
 
 def main() -> None:

@@ -32,3 +32,7 @@ class EngineError(CompressKVError, RuntimeError):
 
 class ContextError(CompressKVError, ValueError):
     """Tokens that do not fit the context."""
+
+
+class CalibrationError(CompressKVError, ValueError):
+    """A model or text that a profile cannot be calibrated on, or a calibration that was not allowed."""

@@ -90,7 +90,7 @@ class Llama(llama_cpp.Llama):
         """
         native.library()
         if kv_profile is not None:
-            profile = _load_profile(kv_profile, model_path, allow_calibration, kwargs.get("n_threads"))
+            profile = _load_profile(kv_profile, model_path, allow_calibration, kwargs)
             self._compression = Compression(profile, kv_budget, kv_tail, kv_prefill, kv_memory)
             kwargs = _options(kwargs)
         elif kv_budget is not None:
@@ -249,12 +249,14 @@ class Llama(llama_cpp.Llama):
         return state
 
 
-def _load_profile(source: ProfileSource, model_path: str, allow_calibration: bool, n_threads: Optional[int]) -> Profile:
+def _load_profile(
+    source: ProfileSource, model_path: str, allow_calibration: bool, options: Mapping[str, Any]
+) -> Profile:
     if source != "auto":
         return Profile.load(source)
     from .calibration.auto import resolve  # which loads models with this module
 
-    return resolve(model_path, allow_calibration=allow_calibration, n_threads=n_threads)
+    return resolve(model_path, allow_calibration=allow_calibration, llama_options=options)
 
 
 def _options(kwargs: dict[str, Any]) -> dict[str, Any]:

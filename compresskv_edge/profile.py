@@ -12,10 +12,9 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Callable, Literal, Union
+from typing import Annotated, Any, Callable, Literal, Optional, Union
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -28,6 +27,7 @@ from pydantic import (
 
 from .budget import allocate, resolve_mean_budget
 from .errors import BudgetError, ProfileError, UnsupportedModelError
+from .measurement import Calibration, Count, Frozen, NonNegative
 
 SCHEMA_VERSION = 1
 
@@ -53,7 +53,6 @@ def _one_message(expected: str) -> Callable[[Any, ValidatorFunctionWrapHandler],
     return validate
 
 
-Count = Annotated[int, Field(strict=True, ge=0)]
 PositiveCount = Annotated[int, Field(strict=True, ge=1)]
 PerLayer = Annotated[
     Union[Count, tuple[Count, ...]],
@@ -64,14 +63,9 @@ Budget = Annotated[
     Union[Annotated[int, Field(strict=True)], Annotated[float, Field(strict=True)]],
     WrapValidator(_one_message("must be an int (tokens) or a float in (0, 1] (fraction of the prompt)")),
 ]
-NonNegative = Annotated[float, Field(strict=True, ge=0.0, allow_inf_nan=False)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelFacts(_Frozen):
+class ModelFacts(Frozen):
     """The facts of a model that a profile must match. Counts are one int, or one for each layer where they differ."""
 
     architecture: str = Field(description="general.architecture of the GGUF")
@@ -118,7 +112,7 @@ class ModelFacts(_Frozen):
         return self.n_head[layer] if isinstance(self.n_head, tuple) else self.n_head
 
 
-class Settings(_Frozen):
+class Settings(Frozen):
     """How tokens are scored and budgets spread; the defaults are the paper's."""
 
     window: PositiveCount = Field(default=8, description="tokens at the end of the prompt that score and always stay")
@@ -139,17 +133,17 @@ class Settings(_Frozen):
         return self
 
 
-class Provenance(_Frozen):
+class Provenance(Frozen):
     """Where the numbers come from."""
 
     how: str = Field(description="method of measurement, or source of published values")
     text: str = Field(description="text that was measured on")
-    date: str = Field(description="day of the measurement or publication, YYYY-MM-DD or YYYY-MM")
+    date: str = Field(description="day of the measurement or publication, YYYY-MM-DD or YYYY-MM; empty if not recorded")
     version: str = Field(description="software that measured, with its version")
     remarks: tuple[str, ...] = ()
 
 
-class Profile(_Frozen):
+class Profile(Frozen):
     """Calibration of one model, see `profiles/README.md`. Immutable; compare and copy it freely."""
 
     model_config = ConfigDict(title="compresskv_edge profile")
@@ -163,6 +157,7 @@ class Profile(_Frozen):
     settings: Settings = Settings()
     default_budget: Budget = Field(description="int: tokens, mean per layer; float in (0, 1]: fraction of the prompt")
     provenance: Provenance
+    calibration: Optional[Calibration] = Field(default=None, description="left out where numbers were published")
 
     @field_validator("heads_ranked")
     @classmethod
@@ -194,6 +189,8 @@ class Profile(_Frozen):
             resolve_mean_budget(self.default_budget, 0, window=self.settings.window)
         except BudgetError as error:
             yield f"default_budget: {error}"
+        if self.calibration is not None:
+            yield from self.calibration.problems([self.model.heads_in(layer) for layer in range(self.model.n_layer)])
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Mapping[str, Any] | Profile) -> Profile:
@@ -258,7 +255,7 @@ class Profile(_Frozen):
 
     def to_json(self) -> str:
         """The same text for equal profiles, lists of numbers on one line."""
-        return _format(self.model_dump(mode="json"), "") + "\n"
+        return _format(self.model_dump(mode="json", exclude_none=True), "") + "\n"
 
     def check(self, facts: ModelFacts) -> None:
         """Raise ProfileError that names every fact of `facts` that differs from the model this profile is for."""
@@ -331,16 +328,10 @@ def _read_json(path: Path) -> object:
         ) from error
 
 
-def _read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    from gguf import GGUFReader  # half a second that only callers without a loaded model need to pay
+def _read_header(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    from .gguf_file import GGUF
 
-    try:
-        fields = GGUFReader(path).fields
-        return {name: field.contents() for name, field in fields.items() if not name.startswith("tokenizer.")}
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise UnsupportedModelError(
-            f"cannot read the GGUF header of {str(path)!r} ({error}): give the path of a complete .gguf file"
-        ) from error
+    return GGUF.open(path).metadata
 
 
 def _largest(counts: object) -> int:

@@ -1,0 +1,88 @@
+"""What a calibration leaves in a profile beside its ranking and layer errors: for readers and for other policies."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Count = Annotated[int, Field(strict=True, ge=0)]
+NonNegative = Annotated[float, Field(strict=True, ge=0.0, allow_inf_nan=False)]
+Scores = tuple[tuple[NonNegative, ...], ...]
+
+
+class Frozen(BaseModel):
+    """Base of all parts of a profile."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Calibration(Frozen):
+    """What `compresskv calibrate` measured beside the ranking and the layer errors. Scores are (n_layer, n_head)."""
+
+    heads_calibrated: bool = Field(description="false: no head could be ranked, so all of them score")
+    reason: str = Field(default="", description="why not, if so")
+    n_prompts: Count = Field(description="questions asked")
+    n_counted: Count = Field(description="questions answered, over which scores are averaged")
+    semantic_scores: Scores = Field(description="semantic retrieval score: attention mass on the whole needle")
+    semantic_spread: Scores = Field(description="standard deviation of that over the counted prompts")
+    classic_scores: Scores = Field(description="classic retrieval score: share of the needle that was copied, top 1")
+    tensor_hash: str = Field(description="of the GGUF that was measured: names, shapes and a sample of its weights")
+    query_directions: tuple[str, ...] = Field(
+        description="(n_layer,) mean query of each head as a unit vector, after RoPE, for Q-Filters: float16 "
+        "(n_head, head_dim), little endian, base64; empty where a layer was not measured"
+    )
+
+    def query_direction(self, layer: int) -> npt.NDArray[np.float32]:
+        """Mean query directions of a layer's heads: (n_head, head_dim), (0, 0) where it was not measured."""
+        flat = np.frombuffer(base64.b64decode(self.query_directions[layer]), dtype="<f2").astype(np.float32)
+        n_head = len(self.semantic_scores[layer])
+        return flat.reshape(n_head, -1) if flat.size else np.zeros((0, 0), dtype=np.float32)
+
+    def scores(self, which: Literal["semantic_scores", "semantic_spread", "classic_scores"]) -> npt.NDArray[np.float64]:
+        """One of the tables as an array: (n_layer, most heads of a layer), NaN beyond a layer's heads."""
+        return _padded(getattr(self, which))
+
+    @field_validator("query_directions")
+    @classmethod
+    def _decodes(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
+        for layer, text in enumerate(layers):
+            try:
+                base64.b64decode(text, validate=True)
+            except (binascii.Error, ValueError):
+                raise ValueError(f"layer {layer} is not base64") from None
+        return layers
+
+    def problems(self, n_head: Sequence[int]) -> Iterator[str]:
+        """What does not fit a model with so many heads a layer: n_head (n_layer,)."""
+        for field in ("semantic_scores", "semantic_spread", "classic_scores"):
+            shape = [len(row) for row in getattr(self, field)]
+            if shape != list(n_head):
+                yield f"calibration.{field} has scores of {shape} heads, layer by layer, but the model has {n_head}"
+        if len(self.query_directions) != len(n_head):
+            yield f"calibration.query_directions has {len(self.query_directions)} layers, the model {len(n_head)}"
+        for layer, (text, n) in enumerate(zip(self.query_directions, n_head)):
+            if text and (n == 0 or len(base64.b64decode(text)) % (2 * n)):
+                yield f"calibration.query_directions[{layer}] is not one vector for each of {n} heads"
+
+
+def pack_directions(means: Sequence[npt.NDArray[Any]]) -> tuple[str, ...]:
+    """Mean queries of each layer (n_head, head_dim) as Calibration.query_directions holds them; zeros become empty."""
+    packed = []
+    for mean in means:
+        norms = np.linalg.norm(mean, axis=-1, keepdims=True)
+        unit = (mean / np.where(norms > 0.0, norms, 1.0)).astype("<f2")
+        packed.append(base64.b64encode(unit.tobytes()).decode() if norms.any() else "")
+    return tuple(packed)
+
+
+def _padded(rows: Sequence[Sequence[float]]) -> npt.NDArray[np.float64]:
+    out = np.full((len(rows), max(map(len, rows), default=0)), np.nan)
+    for row, values in zip(out, rows):
+        row[: len(values)] = values
+    return out

@@ -1,0 +1,287 @@
+"""Calibration end to end, on the demo model and on models that know nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import compresskv_edge
+from compresskv_edge import Llama, Profile
+from compresskv_edge.calibration import Corpus, Plan, Progress, auto, runner
+from compresskv_edge.calibration.state import State
+from compresskv_edge.errors import CalibrationError, UnsupportedModelError
+from compresskv_edge.gguf_file import GGUF
+from compresskv_edge.profile import ModelFacts
+
+SMALL = Plan(n_documents=3, n_error_documents=2, min_tokens=256, max_tokens=384, answer_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def profile(demo_model: Path) -> Profile:
+    return calibrate(demo_model)
+
+
+def calibrate(path: Path, **options: object) -> Profile:
+    return compresskv_edge.calibrate(path, **{"plan": SMALL, "n_threads": 1, **options})
+
+
+def test_a_profile_of_the_demo_model(profile: Profile, demo_model: Path) -> None:
+    found = profile.calibration
+    assert found is not None
+    assert found.heads_calibrated
+    assert (found.n_prompts, found.n_counted >= 6, found.reason) == (9, True, "")
+    assert found.tensor_hash == GGUF.open(demo_model).hash()
+    assert sum(profile.layer_errors) == pytest.approx(1.0, abs=1e-5)
+    scores = found.scores("semantic_scores")
+    assert scores[1].max() > 5 * np.delete(scores, 1, axis=0).max()  # where the model's retrieval sits
+    assert found.scores("classic_scores").max() < 0.1  # and what the top-1 count misses
+    for layer, ranking in enumerate(profile.heads_ranked):
+        assert list(ranking) == sorted(range(8), key=lambda head: -scores[layer][head])
+    assert profile.settings.n_heads == 4
+    assert "9 greedy answers" in profile.provenance.how
+    assert "disjoint" in profile.provenance.text
+
+
+def test_the_profile_is_one_that_the_engine_takes(profile: Profile, demo_model: Path, tmp_path: Path) -> None:
+    profile.save(tmp_path / "demo.json")
+    again = Profile.load(tmp_path / "demo.json")
+    assert again == profile
+    llm = Llama(str(demo_model), kv_profile=again, kv_budget=64, n_ctx=1024, n_threads=1, verbose=False)
+    llm.create_completion("The harbour was quiet that day. " * 40, max_tokens=2)
+    assert sum(llm.kv_stats().n_tokens_kept) < 100 * 5
+
+
+def test_query_directions_are_unit_vectors(profile: Profile) -> None:
+    assert profile.calibration is not None
+    for layer in range(5):
+        directions = profile.calibration.query_direction(layer)
+        assert directions.shape == (8, 64)
+        np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1.0, atol=2e-3)
+
+
+def test_the_same_seed_gives_the_same_bytes(profile: Profile, demo_model: Path) -> None:
+    assert calibrate(demo_model).to_json() == profile.to_json()
+    other = calibrate(demo_model, plan=dataclasses.replace(SMALL, seed=1))
+    assert other.to_json() != profile.to_json()
+
+
+def test_the_same_bytes_with_two_threads(demo_model: Path) -> None:
+    plan = dataclasses.replace(SMALL, n_documents=1, n_error_documents=1)
+    assert len({calibrate(demo_model, plan=plan, n_threads=2).to_json() for _ in range(2)}) == 1
+
+
+#
+# stopped and resumed
+#
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("steps", [2, 4, 5])
+def test_a_stopped_calibration_goes_on(profile: Profile, demo_model: Path, tmp_path: Path, steps: int) -> None:
+    state, reports = tmp_path / "state.npz", []
+
+    def stop(progress: Progress) -> None:
+        reports.append(progress)
+        if len(reports) == steps:
+            raise Stop
+
+    with pytest.raises(Stop):
+        calibrate(demo_model, state_path=state, report=stop)
+    assert state.is_file()
+    assert not list(tmp_path.glob(".*"))
+    later: list[Progress] = []
+    resumed = calibrate(demo_model, state_path=state, report=later.append)
+    assert resumed.to_json() == profile.to_json()
+    assert not state.exists()
+    assert [progress.done for progress in later] == sorted(progress.done for progress in later)
+    assert 0 < later[0].done < later[-1].done == later[-1].total
+
+
+def test_a_state_of_another_calibration_is_not_mixed_in(profile: Profile, demo_model: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state.npz"
+
+    def stop(progress: Progress) -> None:
+        if progress.done:
+            raise Stop
+
+    with pytest.raises(Stop):
+        calibrate(demo_model, plan=dataclasses.replace(SMALL, seed=5), state_path=state, report=stop)
+    assert calibrate(demo_model, state_path=state).to_json() == profile.to_json()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"not a state"])
+def test_a_damaged_state_is_begun_anew(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "state.npz").write_bytes(content)
+    assert State.load(tmp_path / "state.npz") is None
+    np.savez(tmp_path / "other.npz", x=1)
+    assert State.load(tmp_path / "other.npz") is None
+
+
+#
+# memory
+#
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_one_full_cache_and_little_more(demo_model: Path) -> None:
+    """Seen from outside; the attention of one layer to a whole prompt of 3900 tokens would be 490 MB."""
+    script = Path(__file__).parent / "calibration_memory.py"
+    out = subprocess.run([sys.executable, str(script), str(demo_model)], capture_output=True, text=True, check=True)
+    grown, kv_bytes = map(int, out.stdout.split())
+    assert grown < kv_bytes + 300e6
+
+
+#
+# models that know nothing
+#
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "gemma2", "gemma3", "phi3"])
+def test_a_model_that_never_finds_the_needle(arch: str, tiny_gguf: Callable[..., Path]) -> None:
+    plan = Plan(n_documents=2, n_error_documents=2, n_questions=2, min_tokens=600, max_tokens=800, answer_tokens=6)
+    path = tiny_gguf(arch)
+    profile = calibrate(path, plan=plan)
+    found = profile.calibration
+    assert found is not None
+    assert not found.heads_calibrated
+    assert "0 of 4 prompts" in found.reason
+    uniform = Profile.uniform(path)
+    assert profile.heads_used() == uniform.heads_used()
+    assert sum(profile.layer_errors) == pytest.approx(1.0, abs=1e-5)
+    if arch.startswith("gemma"):  # only full-attention layers are measured
+        assert [error > 0 for error in profile.layer_errors] == [bool(text) for text in found.query_directions]
+    else:
+        assert min(profile.layer_errors) > 0.0
+    llm = Llama(str(path), kv_profile=profile, kv_budget=64, n_ctx=1024, n_threads=1, verbose=False)
+    llm.create_completion("The harbour was quiet that day. " * 20, max_tokens=2)
+
+
+def test_errors_for_bad_input(tiny_gguf: Callable[..., Path], demo_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="mamba"):
+        calibrate(tiny_gguf("mamba"))
+    with pytest.raises(CalibrationError, match="context is 4096: use 4096 or less"):
+        calibrate(demo_model, plan=dataclasses.replace(SMALL, max_tokens=9000))
+    needle = {"sentence": "The quick answer is ninety-nine. " * 40, "question": "What?", "answer": "ninety-nine"}
+    (tmp_path / "long.json").write_text(json.dumps([needle]))
+    with pytest.raises(CalibrationError, match="passes max_tokens"):
+        calibrate(demo_model, needles=tmp_path / "long.json")
+
+
+def test_prompts_leave_room_for_the_answer_in_the_context(demo_model: Path) -> None:
+    plan = runner.fit_to_context(dataclasses.replace(SMALL, max_tokens=9000), demo_model)
+    assert plan.max_tokens + plan.answer_tokens + runner.MARGIN == 4096
+    assert runner.fit_to_context(SMALL, demo_model) == SMALL
+
+
+#
+# kv_profile="auto"
+#
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(auto, "_SIZES", (SMALL,))
+    return tmp_path / "profiles"
+
+
+def test_auto_finds_the_shipped_profile(demo_model: Path, cache: Path) -> None:
+    options = {"n_ctx": 512, "verbose": False, "allow_calibration": False}
+    llm = Llama(str(demo_model), kv_profile="auto", **options)
+    assert llm._compression is not None
+    assert llm._compression.profile == Profile.load("tiny-needle2")
+    assert not cache.exists()
+
+
+def test_auto_calibrates_once(tiny_gguf: Callable[..., Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_gguf("llama")
+    with pytest.warns(UserWarning, match="0 of 9 prompts"):
+        first = auto.resolve(path, llama_options={"n_threads": 1, "n_ctx": 64})
+    assert [file.name for file in cache.iterdir()] == [auto.cache_path(GGUF.open(path).hash()).name]
+    monkeypatch.setattr(auto, "_calibrate", None)
+    assert auto.resolve(path) == first
+    assert auto.resolve(path, allow_calibration=False) == first
+
+
+def test_auto_may_be_told_not_to_calibrate(tiny_gguf: Callable[..., Path], cache: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"allow_calibration is False: run .compresskv calibrate"):
+        Llama(str(tiny_gguf("qwen2")), kv_profile="auto", allow_calibration=False, verbose=False)
+
+
+def test_auto_goes_on_after_ctrl_c(
+    tiny_gguf: Callable[..., Path], cache: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tiny_gguf("qwen2")
+    save = State.save
+
+    def interrupted(self: State, where: Path) -> None:
+        save(self, where)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            auto.resolve(path, llama_options={"n_threads": 1, "n_ctx": 64})
+    (state,) = cache.iterdir()
+    assert len(State.load(state).recall) == 3  # type: ignore[union-attr]
+    monkeypatch.setattr(auto, "_sized", None)  # the size is that of the stopped run
+    auto.resolve(path, llama_options={"n_threads": 1, "n_ctx": 64})
+    assert [file.suffix for file in cache.iterdir()] == [".json"]
+
+
+def test_a_damaged_cached_profile_is_measured_again(tiny_gguf: Callable[..., Path], cache: Path) -> None:
+    path = tiny_gguf("llama")
+    target = auto.cache_path(GGUF.open(path).hash())
+    target.parent.mkdir(parents=True)
+    target.write_text("{")
+    with pytest.warns(UserWarning, match="calibrating again|0 of 9 prompts") as warned:
+        profile = auto.resolve(path, llama_options={"n_threads": 1, "n_ctx": 64})
+    assert "calibrating again" in str(warned[0].message)
+    assert Profile.load(target) == profile
+
+
+def test_shipped_profiles_are_found_by_name_and_shape() -> None:
+    llama = Profile.load("llama-3.1-8b-instruct").model
+    for name, expected in [
+        ("Meta Llama 3.1 8B Instruct", "llama"), ("Llama-3.1-8B-Instruct", "llama"),
+        ("mistral 7b instruct v0.3", "mistral"), ("A merge", None), ("", None),
+        ("Llama-3.1-8B-Instruct-abliterated", None),
+    ]:  # fmt: skip
+        found = auto.shipped(llama.model_copy(update={"name": name}), "sha256:0")
+        assert (found.model.name.lower().split("-")[0] if found else None) == expected
+    other = ModelFacts(architecture="llama", n_layer=4, n_head=4, n_head_kv=2, head_dim=64, name=llama.name)
+    assert auto.shipped(other, "sha256:0") is None
+
+
+def test_the_plan_fits_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    for speed, plan in ((1e-9, auto._SIZES[-1]), (1.0, auto._SIZES[0]), (0.004, auto._SIZES[4])):
+        monkeypatch.setattr(auto, "_speed", lambda *_, s=speed: (s, 3 * s))
+        chosen = auto.choose_plan(None, None)  # type: ignore[arg-type]
+        assert chosen == plan
+        assert speed == 1.0 or auto.estimate(chosen, speed, 3 * speed) <= auto.TARGET_SECONDS
+
+
+def test_the_largest_plans_are_the_slowest() -> None:
+    seconds = [auto.estimate(plan, 0.01, 0.03) for plan in auto._SIZES]
+    assert seconds == sorted(seconds)
+
+
+def test_the_default_corpus_of_a_model_with_a_template(tiny_gguf: Callable[..., Path]) -> None:
+    with runner.open_engine(tiny_gguf("llama"), SMALL, n_threads=1) as engine:
+        run = runner.Runner(engine, Corpus.load(), SMALL)
+        prompt = run.documents[0].ask(run.documents[0].needles[0], engine.render)
+        assert prompt.startswith("user: ")
+        assert prompt.endswith("assistant: ")
+        assert engine.tokens(prompt)[0] != engine.llm.token_bos()  # the template writes its own, this one none
+    with runner.open_engine(tiny_gguf("llama"), SMALL, n_threads=1, use_chat=False) as engine:
+        assert engine.tokens(engine.render("x"))[0] == engine.llm.token_bos()
