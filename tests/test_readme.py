@@ -26,6 +26,15 @@ def test_the_needle_table_is_the_stored_result() -> None:
     assert needle.markdown(json.loads((ROOT / "docs" / "results" / "needle.json").read_text())) in README
 
 
+def test_the_bench_table_is_the_stored_result() -> None:
+    summary = json.loads((ROOT / "docs" / "results" / "bench.json").read_text())["summary"]
+    for name, form in {"decode_ms_stock": ".1f", "decode_ms_compressed": ".1f", "decode_speedup": ".2f"}.items():
+        assert format(summary[name], form) in README, name
+    for name, form in {"decode_ratio_limit": ".2f", "prefill_ratio": ".3f", "kv_ratio": ".3f"}.items():
+        assert format(summary[name], form) in README, name
+    assert f"{summary['eviction_ms']:.0f} | {100 * summary['eviction_ratio']:.2f} %" in README
+
+
 def test_commands_exist() -> None:
     commands = set(re.findall(r"(?<!/)\bcompresskv (\w+)", README))
     assert commands >= {"bench", "demo"}
