@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from pathlib import Path
 from typing import Any, Callable
 
 import llama_cpp
+import numpy as np
 import pytest
 from conftest import UNSUPPORTED_ARCHS
-from logits import Case, prompt
+from logits import Case, last_logits, prompt
 
 from compresskv_edge import Llama, Profile, native
 from compresskv_edge.errors import (
@@ -133,3 +135,26 @@ def test_a_cancelled_eviction_leaves_the_full_cache(load: Callable[..., Llama]) 
     llm.eval([65])
     llm.compress()
     assert set(llm.kv_stats().n_tokens_kept) == {100}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits address space by /proc and setrlimit")
+def test_a_compression_without_memory_leaves_the_full_cache(load: Callable[..., Llama]) -> None:
+    import resource
+
+    llm = load(kv_tail=4_000_000)  # rows that a compression would allocate: half a gigabyte a layer
+    tokens = prompt(Case("", 600))
+    llm.eval(tokens)
+    full = last_logits(llm)
+    status = Path("/proc/self/status").read_text()
+    used = 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmSize"))
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), before[1]))
+    try:
+        with pytest.raises(EngineError, match="no memory for the compressed KV cache; the full one is unchanged"):
+            llm.compress()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert set(llm.kv_stats().n_tokens_kept) == {600}
+    llm.n_tokens = 599
+    llm.eval(tokens[-1:])
+    np.testing.assert_allclose(last_logits(llm), full, atol=0.05)  # one token at a time rounds differently

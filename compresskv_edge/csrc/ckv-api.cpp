@@ -115,7 +115,8 @@ static int32_t ckv_check_window(const llama_ckv & ckv, int32_t n_guide = 0) {
 
 static int32_t ckv_gather(llama_ckv & ckv, const std::vector<ckv_kept> & kept, int64_t t_start_us) {
     if (!ckv.gather(kept)) {
-        return ckv_fail(LLAMA_CKV_ERR_MEMORY, "moving the kept rows failed, out of memory or cancelled; the cache is unchanged");
+        return ckv_fail(LLAMA_CKV_ERR_MEMORY, ckv.n_used() > 0 ? "no memory for the compressed KV cache; the full one is unchanged" :
+                "moving the kept rows failed; the cache is empty, decode the prompt again");
     }
 
     ckv.n_evictions++;

@@ -158,7 +158,7 @@ private:
     bool alloc  (int32_t ikv, uint32_t n_rows, ckv_store & store) const;
     bool fill   (int32_t ikv, const std::vector<int32_t> & rows, const ckv_store & store);
     void install(int32_t ikv, ckv_store & store);
-    bool gather_layer(int32_t ikv, const ckv_kept & kept);
+    bool gather_layer(int32_t ikv, const ckv_kept & kept, bool & moved);
     bool resize_rows(const std::vector<uint32_t> & n_rows);
     bool fits_in_place(int32_t ikv, uint32_t n_rows) const;
     void place_tails(uint32_t n_tail); // after each change of tensors, prefix or tail

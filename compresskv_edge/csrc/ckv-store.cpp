@@ -7,6 +7,7 @@
 #include "llama-kv-cache.h"
 
 #include <algorithm>
+#include <exception>
 
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -163,7 +164,12 @@ bool llama_ckv::fill(int32_t ikv, const std::vector<int32_t> & rows, const ckv_s
 // the compute buffers were sized for the whole prompt: back to the size that the compressed cache needs
 void llama_ckv::release_compute() {
     lctx->sched_need_reserve = true;
-    lctx->sched_reserve();
+    try {
+        lctx->sched_reserve();
+    } catch (const std::exception & err) {
+        LLAMA_LOG_ERROR("%s: %s\n", __func__, err.what());
+        lctx->sched_need_reserve = true; // the next decode tries again, and reports it if it fails
+    }
 
 #ifdef __GLIBC__
     malloc_trim(0); // blocks under glibc's mmap threshold stay resident otherwise
@@ -206,9 +212,11 @@ bool llama_ckv::gather(const std::vector<ckv_kept> & kept) {
 
     const ckv_no_abort no_abort(lctx, lctx->abort_callback, lctx->abort_callback_data);
 
+    bool moved = false;
+
     for (size_t i = 0; i < layers.size(); ++i) {
-        if (!gather_layer(i, kept[i])) {
-            if (i > 0) {
+        if (!gather_layer(i, kept[i], moved)) {
+            if (moved) {
                 clear(settings.n_tail); // layers of different tokens and no common tail: what is left means nothing
             }
             return false;
@@ -226,7 +234,8 @@ bool llama_ckv::gather(const std::vector<ckv_kept> & kept) {
     return true;
 }
 
-bool llama_ckv::gather_layer(int32_t ikv, const ckv_kept & kept) {
+// moved: set once the layer's old rows are no longer what they were
+bool llama_ckv::gather_layer(int32_t ikv, const ckv_kept & kept, bool & moved) {
     GGML_ASSERT(kept.size() >= settings.window && "the window is always kept");
 
     const auto rows_old = rows(ikv);
@@ -244,6 +253,7 @@ bool llama_ckv::gather_layer(int32_t ikv, const ckv_kept & kept) {
     const uint32_t n_rows = std::max<uint32_t>(prefix.size() + settings.n_tail, layers[ikv].n_rows_min);
 
     if (fits_in_place(ikv, n_rows)) {
+        moved = true;
         if (!fill(ikv, rows_new, current(ikv))) {
             return false;
         }
@@ -252,6 +262,7 @@ bool llama_ckv::gather_layer(int32_t ikv, const ckv_kept & kept) {
         if (!alloc(ikv, n_rows, store) || !fill(ikv, rows_new, store)) {
             return false;
         }
+        moved = true;
         install(ikv, store);
     }
 
