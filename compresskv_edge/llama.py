@@ -98,7 +98,8 @@ class Llama(llama_cpp.Llama):
         try:
             super().__init__(model_path, **kwargs)
         except ValueError as error:
-            if self._compression is None or isinstance(error, CompressKVError) or not native.last_error():
+            ours = self._compression is not None and "llama_context" in str(error) and native.last_error()
+            if isinstance(error, CompressKVError) or not ours:
                 raise
             raise EngineError(f"{error}: {native.last_error()}") from error
 

@@ -70,6 +70,15 @@ def test_options_that_cannot_be_compressed(load: Callable[..., Llama], path: str
         Llama(path, kv_budget=100, verbose=False)
 
 
+def test_an_earlier_failure_is_not_blamed_for_a_later_one(load: Callable[..., Llama], path: str) -> None:
+    with pytest.raises(EngineError):
+        native.compress(0, [100] * 3)
+    with pytest.raises(ValueError, match="Model path does not exist"):
+        Llama(path + ".missing", kv_profile=Profile.uniform(path), verbose=False)
+    load()
+    assert native.last_error() == ""
+
+
 def test_several_sequences_are_refused_by_the_engine(load: Callable[..., Llama]) -> None:
     llm = load()
     params = llm.context_params

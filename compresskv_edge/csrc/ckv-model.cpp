@@ -164,7 +164,7 @@ int32_t llama_ckv_attach(const llama_model * model, const llama_ckv_profile * pr
     std::lock_guard<std::mutex> lock(ckv_mutex);
     ckv_attached()[model] = settings;
 
-    return LLAMA_CKV_OK;
+    return ckv_fail(LLAMA_CKV_OK, ""); // a context that cannot be created next says why, and no earlier sentence remains
 }
 
 int32_t llama_ckv_detach(const llama_model * model) {

@@ -12,8 +12,8 @@
 // is never undone), decoding goes on at the next position.
 //
 // Calls return LLAMA_CKV_OK or a negative llama_ckv_status, never abort on bad input, and leave everything as it was
-// when they fail; llama_ckv_last_error() then holds a sentence for the user. One exception: a device that fails while
-// rows move leaves an empty cache.
+// when they fail; llama_ckv_last_error() then holds a sentence for the user. One exception: memory or a
+// device that fails after the first layer's rows have moved leaves an empty cache.
 //
 // Shapes are written outermost first, as in NumPy. Python reads this header through cffi: declarations only, no macros.
 
