@@ -14,7 +14,7 @@ UPSTREAM := vendor/llama_cpp.pin vendor/fetch.py
 SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/__init__.py \
             $(wildcard patches/*.patch compresskv_edge/csrc/* compresskv_edge/models/* profiles/*.json)
 
-.PHONY: help setup demo test bench lint stock sdist wheel check-dist clean
+.PHONY: help setup demo test bench lint stock sdist wheel check-dist clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -65,7 +65,11 @@ $(VENV)/.binding: $(VENV)/.tools $(UPSTREAM)
 	$(PIP) install --no-build-isolation --no-cache-dir --no-deps --force-reinstall "$$sdist"
 	@touch $@
 
-$(VENV)/.package: $(VENV)/.binding $(SOURCES)
+# an editable install knows modules by name: it is renewed when files come, go or move
+$(VENV)/.modules: $(VENV)/.tools FORCE
+	@find compresskv_edge -name '*.py' | sort | cmp -s - $@ || find compresskv_edge -name '*.py' | sort > $@
+
+$(VENV)/.package: $(VENV)/.binding $(VENV)/.modules $(SOURCES)
 	$(PIP) install --no-build-isolation --editable '.[test]'
 	@touch $@
 

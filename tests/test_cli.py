@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import compresskv_edge
-from compresskv_edge import cli, native
+from compresskv_edge import cli, native, random_gguf
 
 _SMALL = {"prompt-tokens": 100, "budget": 32, "tail": 32, "decode-tokens": 4, "repeats": 1, "threads": 1}
 SMALL = [f"--{name}={value}" for name, value in _SMALL.items()]
@@ -129,7 +129,7 @@ def test_a_missed_target_fails_only_when_asked(compresskv, tiny_gguf, monkeypatc
 
 
 def test_bench_writes_a_random_model_where_asked(compresskv, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli.random_gguf, "SHAPES", {"qwen2.5-0.5b": cli.random_gguf.TINY_SHAPES["qwen2"]})
+    monkeypatch.setattr(random_gguf, "SHAPES", {"qwen2.5-0.5b": random_gguf.TINY_SHAPES["qwen2"]})
     result = compresskv("bench", *SMALL, "--cache-dir", tmp_path)
     assert result.exit_code == 0, result.output
     assert [entry.name for entry in tmp_path.iterdir()] == ["qwen2.5-0.5b-q4_0.gguf"]

@@ -1,4 +1,4 @@
-"""`compresskv calibrate` and `compresskv profile show|validate|plot`. `register` adds them to the app of cli.py."""
+"""`compresskv calibrate` and `compresskv profile show|validate|plot`. `register` adds them to the app."""
 
 # no `from __future__ import annotations`: typer evaluates them, and Python 3.9 cannot evaluate `int | None`
 
@@ -9,8 +9,8 @@ from typing import Annotated, Any, Optional, Union
 
 import typer
 
-from .budget import resolve_mean_budget
-from .profile import ModelFacts, Profile
+from ..budget import resolve_mean_budget
+from ..profile import ModelFacts, Profile
 
 profile_app = typer.Typer(help="Look at a profile.", no_args_is_help=True, add_completion=False)
 
@@ -60,8 +60,8 @@ def calibrate_command(
 
     Stopped with Ctrl-C, the same command goes on where it was.
     """
-    from .calibration import calibrate
-    from .calibration.progress import bar
+    from ..calibration import calibrate
+    from ..calibration.progress import bar
 
     if output.suffix != ".json":
         raise typer.BadParameter(f"{str(output)!r} does not end in .json", param_hint="--output")
@@ -82,7 +82,7 @@ def calibrate_command(
 
 
 def _plan(model: Path, max_tokens: Optional[int], documents: Optional[int], thorough: bool, seed: int) -> Any:
-    from .calibration import QUICK, THOROUGH, fit_to_context
+    from ..calibration import QUICK, THOROUGH, fit_to_context
 
     plan = dataclasses.replace(THOROUGH if thorough else QUICK, seed=seed)
     if documents is not None:
@@ -191,7 +191,7 @@ def validate_command(
 
 
 def _identity(profile: Profile, model: Path) -> str:
-    from .gguf_file import GGUF
+    from ..gguf_file import GGUF
 
     if profile.calibration is None:
         return " by its shape"
@@ -208,7 +208,7 @@ def plot_command(
     ] = None,
 ) -> None:
     """Write a picture: heat maps of the heads' scores, bars of the layers' errors."""
-    from .plot import plot_profile
+    from ..plot import plot_profile
 
     target = output or Path(f"{Path(name).stem}.png")
     if target.suffix != ".png":

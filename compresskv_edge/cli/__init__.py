@@ -1,0 +1,55 @@
+"""The command line, `compresskv`: one module a command; the work lives in the module of that name one level up."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .. import __version__, native
+from ..errors import CompressKVError
+from . import bench, demo, profile
+
+
+class _Group(TyperGroup):
+    """Errors of ours are one line for the user, without a traceback; usage errors stay typer's, exit status 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CompressKVError as error:
+            typer.echo(f"compresskv: {error}", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="Long prompts in a fraction of the memory: KV-cache compression (CompressKV) for llama.cpp.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"compresskv {__version__}, library {native.version()}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the versions and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _command in (bench, profile, demo):
+    _command.register(app)
+
+
+def main() -> None:
+    """Entry point of `compresskv` and `python -m compresskv_edge`."""
+    app(prog_name="compresskv")
