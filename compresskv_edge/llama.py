@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Generator, List, Mapping, Optional, Sequence, Tuple, Union
 
-from . import native
+from . import native, rpc
 
 native.offer_library()
 
@@ -60,6 +60,7 @@ class Llama(llama_cpp.Llama):
         kv_prefill: Optional[str] = None,
         kv_memory: Union[int, str, None] = None,
         allow_calibration: bool = True,
+        rpc_servers: Optional[str] = None,
         **kwargs: Any,
     ) -> None:
         """Load a GGUF.
@@ -78,6 +79,8 @@ class Llama(llama_cpp.Llama):
                 runs ahead to score each chunk (Finch, arXiv:2408.00167). None: full if that fits `kv_memory`.
             kv_memory: bytes for the KV cache, as an int or "2GB"; None: what is free, less 256 MB.
             allow_calibration: False: kv_profile="auto" raises CalibrationError where it would have to calibrate.
+            rpc_servers: "host:port,host:port": machines that take layers (with n_gpu_layers), as llama.cpp's --rpc; each
+                runs `compresskv rpc-server`. They serve every model of this process from now on.
             **kwargs: as `llama_cpp.Llama`. With a profile flash attention is on, and sliding-window layers
                 hold their window only (swa_full=False) unless asked otherwise.
 
@@ -86,9 +89,14 @@ class Llama(llama_cpp.Llama):
             ProfileError: the profile is invalid or belongs to another model.
             BudgetError: the budget is below the observation window, or not a budget at all.
             UnsupportedModelError: the architecture or an option cannot be compressed.
+            EngineError: a server of `rpc_servers` does not answer.
             ValueError: as `llama_cpp.Llama`.
         """
         native.library()
+        if rpc_servers is not None:
+            rpc.add_servers(rpc_servers)
+        rpc.check_servers()
+        self._n_lost = rpc.n_lost()
         if kv_profile is not None:
             profile = _load_profile(kv_profile, model_path, allow_calibration, kwargs)
             self._compression = Compression(profile, kv_budget, kv_tail, kv_prefill, kv_memory)
@@ -120,8 +128,12 @@ class Llama(llama_cpp.Llama):
 
         Called directly it does not compress (compress() does), but for kv_prefill="chunked" and "guided", which never
         hold more than budget and tail. Raises ContextError if the tokens do not fit n_ctx, EngineError if `n_tokens`
-        was set back into compressed tokens.
+        was set back into compressed tokens, or if an RPC server is lost.
         """
+        with rpc.watch(self._ctx.ctx, self._n_lost):
+            self._eval(tokens)
+
+    def _eval(self, tokens: Sequence[int]) -> None:
         compression = self._compression
         if compression is None:
             super().eval(tokens)

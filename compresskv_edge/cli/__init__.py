@@ -7,7 +7,7 @@ from typer.core import TyperGroup
 
 from .. import __version__, native
 from ..errors import CompressKVError
-from . import bench, demo, profile
+from . import bench, demo, profile, rpc
 
 
 class _Group(TyperGroup):
@@ -46,7 +46,7 @@ def _options(
     pass
 
 
-for _command in (bench, profile, demo):
+for _command in (bench, profile, demo, rpc):
     _command.register(app)
 
 
