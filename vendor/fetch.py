@@ -21,9 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 STAMP = ".fetched.json"  # in the filled tree: what it came from, and its files
 
 # Paths in llama.cpp that its CMake reads for the `llama` target. Of its own vendor folder CMake wants the lists and
-# the sources of one library that is never built here.
+# the sources of one library that is never built here. docs/ops: which backend has which operation, for a test.
 WANTED = ("CMakeLists.txt", "LICENSE", "cmake/", "ggml/", "include/", "src/", "vendor/CMakeLists.txt", "vendor/hash/")
 WANTED += tuple(f"vendor/{name}/CMakeLists.txt" for name in ("miniaudio", "nlohmann", "sheredom", "stb"))
+WANTED += ("docs/ops/",)
 
 
 class VendorError(Exception):
@@ -134,7 +135,7 @@ def read_stamp(tree):
 def is_complete(tree, pin):
     """Whether `tree` was filled from the pinned archive and still has all its files."""
     stamp = read_stamp(tree)
-    if stamp is None or stamp["sha256"] != pin["sha256"]:
+    if stamp is None or stamp["sha256"] != pin["sha256"] or stamp.get("wanted") != list(WANTED):
         return False
     missing = [path for path in stamp["files"] if not (tree / path).is_file()]
     if missing:
@@ -151,8 +152,8 @@ def fetch(tree, pin, cache):
     shutil.rmtree(partial, ignore_errors=True)
     try:
         files = unpack(archive, pin, partial)
-        (partial / STAMP).write_text(json.dumps({"sha256": pin["sha256"], "files": files}), encoding="utf-8")
-        shutil.rmtree(tree, ignore_errors=True)  # of another pin
+        (partial / STAMP).write_text(json.dumps({"sha256": pin["sha256"], "wanted": WANTED, "files": files}), encoding="utf-8")
+        shutil.rmtree(tree, ignore_errors=True)  # of another pin, or of less
         partial.rename(tree)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

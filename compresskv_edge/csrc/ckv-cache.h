@@ -79,6 +79,8 @@ struct llama_ckv {
     uint32_t n_prefix(int32_t ikv) const { return layers[ikv].prefix.size(); }
     uint32_t max_prefix() const;
 
+    bool is_aligned(const ggml_tensor & view, int32_t il) const; // may the device of layer il read from there?
+
     std::vector<llama_pos> positions(int32_t ikv) const; // prefix, then tail
     std::vector<int32_t>   rows     (int32_t ikv) const; // the tensor rows that hold them
 
@@ -174,7 +176,9 @@ struct ckv_graph {
     bool alloc();
     bool compute();
 
+    ggml_tensor * input    (const char * name, ggml_tensor * t) const;
     ggml_tensor * input_i32(const char * name, int64_t n) const;
+    ggml_tensor * input_f32(const char * name, int64_t n0, int64_t n1) const;
     ggml_tensor * output(ggml_tensor * t) const;
 
     llama_ckv      & ckv;

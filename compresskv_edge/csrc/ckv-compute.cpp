@@ -14,11 +14,18 @@ ckv_graph::ckv_graph(llama_ckv & ckv, size_t n_nodes) : ckv(ckv) {
     gf = ggml_new_graph_custom(ctx.get(), n_nodes, false);
 }
 
+ggml_tensor * ckv_graph::input(const char * name, ggml_tensor * t) const {
+    ggml_set_input(t);
+    ggml_set_name(t, name);
+    return t;
+}
+
 ggml_tensor * ckv_graph::input_i32(const char * name, int64_t n) const {
-    ggml_tensor * res = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n);
-    ggml_set_input(res);
-    ggml_set_name(res, name);
-    return res;
+    return input(name, ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n));
+}
+
+ggml_tensor * ckv_graph::input_f32(const char * name, int64_t n0, int64_t n1) const {
+    return input(name, ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n0, n1));
 }
 
 ggml_tensor * ckv_graph::output(ggml_tensor * t) const {

@@ -36,6 +36,17 @@ void ckv_prepend_prefix(ggml_tensor * dst, int64_t n_kv) {
     }
 }
 
+// device kernels read a mask in words, from where a buffer may start; a CPU reads it float by float
+bool llama_ckv::is_aligned(const ggml_tensor & view, int32_t il) const {
+    auto * buf = tensor_k(cache_layer(il))->buffer;
+    if (!buf) {
+        return true; // a dry run that only measures
+    }
+    auto * buft = ggml_backend_buffer_get_type(buf);
+
+    return ggml_backend_buft_is_host(buft) || view.view_offs % ggml_backend_buft_get_alignment(buft) == 0;
+}
+
 ggml_tensor * ckv_build_mask(ggml_context * ctx, const llama_ckv * ckv, ggml_tensor * kq_mask, int32_t il) {
     const int64_t n_skip = ckv ? ckv->max_prefix() - ckv->n_prefix(ckv->cache_layer(il)) : 0;
     if (n_skip == 0) {
@@ -44,7 +55,7 @@ ggml_tensor * ckv_build_mask(ggml_context * ctx, const llama_ckv * ckv, ggml_ten
 
     ggml_tensor * res = ggml_view_2d(ctx, kq_mask, kq_mask->ne[0] - n_skip, kq_mask->ne[1], kq_mask->nb[1], n_skip*kq_mask->nb[0]);
 
-    return ggml_is_contiguous(res) ? res : ggml_cont(ctx, res); // flash attention reads whole rows
+    return ggml_is_contiguous(res) && ckv->is_aligned(*res, il) ? res : ggml_cont(ctx, res); // flash attention reads whole rows
 }
 
 // where the last queries of a micro-batch go in the ring

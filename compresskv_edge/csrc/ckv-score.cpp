@@ -7,6 +7,7 @@
 #include "llama-kv-cache.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 std::vector<int32_t> llama_ckv::window_rows() const {
@@ -44,18 +45,37 @@ static std::vector<ckv_group> ckv_group_heads(const std::vector<int32_t> & heads
     return res;
 }
 
-// attention of a group, summed over the window's queries: [n_rows, 1] over its heads as well, or [n_rows, n_heads]
-//   k: [n_embd_head, n_rows]    q: [n_embd_head, n_window*n_heads], head by head, oldest first
-static ggml_tensor * ckv_window_attention(ggml_context * ctx, ggml_tensor * k, ggml_tensor * q, int64_t n_heads, float scale, bool apart) {
-    const int64_t n_rows   = k->ne[1];
-    const int64_t n_window = q->ne[1]/n_heads;
+// query i of the window sees its keys 0 .. i: (n_window, n_window)
+static std::vector<float> ckv_causal(size_t n_window) {
+    std::vector<float> res(n_window*n_window, 0.0f);
+    for (size_t i = 0; i < n_window; ++i) {
+        std::fill(res.begin() + i*n_window + i + 1, res.begin() + (i + 1)*n_window, -INFINITY);
+    }
+    return res;
+}
 
+// k.q: [n_rows, n_window, n_heads]
+static ggml_tensor * ckv_dot(ggml_context * ctx, ggml_tensor * k, ggml_tensor * q, int64_t n_heads) {
     ggml_tensor * kq = ggml_mul_mat(ctx, k, q);
     ggml_prec_set_acc(kq, GGML_PREC_F32);
 
-    kq = ggml_reshape_3d(ctx, kq, n_rows, n_window, n_heads);
-    kq = ggml_diag_mask_inf(ctx, kq, n_rows - n_window); // causal inside the window
+    return ggml_reshape_3d(ctx, kq, k->ne[1], q->ne[1]/n_heads, n_heads);
+}
+
+// attention of a group, summed over the window's queries: [n_rows, 1] over its heads as well, or [n_rows, n_heads]
+//   k_past: [n_embd_head, n_rows - n_window], may be null    k_window: [n_embd_head, n_window]
+//   q: [n_embd_head, n_window*n_heads], head by head, oldest first    causal: [n_window, n_window]
+// the two parts are apart because Metal has no DIAG_MASK_INF, and a mask of all rows would have to cross from the host
+static ggml_tensor * ckv_window_attention(
+        ggml_context * ctx, ggml_tensor * k_past, ggml_tensor * k_window, ggml_tensor * q, ggml_tensor * causal, int64_t n_heads, float scale, bool apart) {
+    ggml_tensor * kq = ggml_add(ctx, ckv_dot(ctx, k_window, q, n_heads), causal);
+    if (k_past) {
+        kq = ggml_concat(ctx, ckv_dot(ctx, k_past, q, n_heads), kq, 0);
+    }
     kq = ggml_soft_max_ext(ctx, kq, nullptr, scale, 0.0f);
+
+    const int64_t n_rows   = kq->ne[0];
+    const int64_t n_window = kq->ne[1];
 
     if (!apart) {
         kq = ggml_reshape_3d(ctx, kq, n_rows, n_window*n_heads, 1);
@@ -75,7 +95,10 @@ bool llama_ckv::score(int32_t ikv, std::vector<std::vector<float>> & scores) {
     // average pooling is linear: the sum over the heads may come first, and one vector crosses to the host
     const bool apart = settings.pooling == LLAMA_CKV_POOLING_MAX;
 
-    ckv_graph graph(*this, 16 + 16*groups.size());
+    const size_t n_window = rows_q.size();
+    const size_t n_past   = rows_k.size() - n_window;
+
+    ckv_graph graph(*this, 16 + 20*groups.size());
 
     auto * ctx = graph.ctx.get();
 
@@ -86,7 +109,9 @@ bool llama_ckv::score(int32_t ikv, std::vector<std::vector<float>> & scores) {
 
     ggml_tensor * q_heads = ggml_view_2d(ctx, q, d, n_head(ikv)*q->ne[1], ggml_row_size(q->type, d), 0); // row: window, head
 
-    ggml_tensor * idx_k = graph.input_i32("ckv_rows_k", rows_k.size());
+    ggml_tensor * idx_past   = n_past > 0 ? graph.input_i32("ckv_rows_past", n_past) : nullptr;
+    ggml_tensor * idx_window = graph.input_i32("ckv_rows_window", n_window);
+    ggml_tensor * causal     = graph.input_f32("ckv_causal", n_window, n_window);
 
     std::vector<ggml_tensor *> idx_q;
     std::vector<ggml_tensor *> sums;
@@ -95,10 +120,13 @@ bool llama_ckv::score(int32_t ikv, std::vector<std::vector<float>> & scores) {
         idx_q.push_back(graph.input_i32("ckv_rows_q", rows_q.size()*group.heads.size()));
 
         // dequantised: a matrix product with f16 or q8_0 rows would round the queries to that type
-        ggml_tensor * k_g = ggml_get_rows(ctx, ggml_view_2d(ctx, k, d, k->ne[1], k->nb[1], group.head_kv*ggml_row_size(k->type, d)), idx_k);
+        ggml_tensor * k_g = ggml_view_2d(ctx, k, d, k->ne[1], k->nb[1], group.head_kv*ggml_row_size(k->type, d));
         ggml_tensor * q_g = ggml_get_rows(ctx, q_heads, idx_q.back());
 
-        ggml_tensor * sum = ckv_window_attention(ctx, k_g, q_g, group.heads.size(), layers[ikv].scale, apart);
+        ggml_tensor * k_past   = idx_past ? ggml_get_rows(ctx, k_g, idx_past) : nullptr;
+        ggml_tensor * k_window = ggml_get_rows(ctx, k_g, idx_window);
+
+        ggml_tensor * sum = ckv_window_attention(ctx, k_past, k_window, q_g, causal, group.heads.size(), layers[ikv].scale, apart);
 
         sums.push_back(apart || sums.empty() ? sum : ggml_add(ctx, sums.back(), sum));
     }
@@ -114,7 +142,14 @@ bool llama_ckv::score(int32_t ikv, std::vector<std::vector<float>> & scores) {
         return false;
     }
 
-    ggml_backend_tensor_set(idx_k, rows_k.data(), 0, ggml_nbytes(idx_k));
+    if (idx_past) {
+        ggml_backend_tensor_set(idx_past, rows_k.data(), 0, ggml_nbytes(idx_past));
+    }
+    ggml_backend_tensor_set(idx_window, rows_k.data() + n_past, 0, ggml_nbytes(idx_window));
+
+    const auto mask = ckv_causal(n_window);
+    ggml_backend_tensor_set(causal, mask.data(), 0, ggml_nbytes(causal));
+
     for (size_t i = 0; i < groups.size(); ++i) {
         std::vector<int32_t> data;
         for (const int32_t h : groups[i].heads) {
