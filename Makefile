@@ -14,7 +14,7 @@ UPSTREAM := vendor/llama_cpp.pin vendor/fetch.py
 SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/__init__.py \
             $(wildcard patches/*.patch compresskv_edge/csrc/* compresskv_edge/models/* profiles/*.json)
 
-.PHONY: help setup demo test bench lint stock sdist wheel check-dist clean FORCE
+.PHONY: help setup demo test test-arm bench lint stock sdist wheel check-dist clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -28,6 +28,12 @@ demo: setup ## answer questions over a long document with the full cache and wit
 test: setup stock ## run all tests
 	$(BIN)/python -m pytest
 
+test-arm: setup ## cross-build for 64-bit ARM, run the self-test in an emulator (needs qemu-user, g++-aarch64-linux-gnu)
+	cmake -S . -B build/aarch64 --toolchain cmake/aarch64-linux-gnu.cmake -DCMAKE_BUILD_TYPE=Release > build/aarch64.log
+	cmake --build build/aarch64 --target ckv-selftest >> build/aarch64.log
+	CKV_SELFTEST="qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/bin/ckv-selftest" \
+	$(BIN)/python -m pytest tests/test_selftest.py
+
 bench: setup ## measure stock and compressed side by side
 	$(BIN)/compresskv bench
 
@@ -36,7 +42,7 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-stock: build/stock/.done ## an unpatched libllama in build/stock/lib, for the tests
+stock: build/stock/.done ## for the tests: an unpatched libllama in build/stock/lib, and the self-test without Python
 
 sdist: $(VENV)/.tools ## dist/*.tar.gz, which builds without the package index
 	$(BIN)/python -c 'from scikit_build_core.build import build_sdist; build_sdist("dist")'
@@ -78,7 +84,7 @@ $(VENV)/.dev: $(VENV)/.package
 	@touch $@
 
 # the same build tree, so ggml is compiled once and with the same flags
-build/stock/.done: $(VENV)/.package cmake/stock.cmake
+build/stock/.done: $(VENV)/.package cmake/stock.cmake tests/native/selftest.cpp
 	cmake -S . -B build/cmake -DCKV_STOCK=ON > build/stock.log || { cat build/stock.log; exit 1; }
-	cmake --build build/cmake --target stock
+	cmake --build build/cmake --target stock ckv-selftest
 	@touch $@

@@ -97,6 +97,8 @@ def library() -> tuple[Any, Any]:
     ffi.cdef(_declarations())
     lib = ffi.dlopen(str(loaded))
     _check_version(ffi, lib, loaded)
+    if lib.ggml_backend_reg_count() == 0:  # backends are files of their own (GGML_BACKEND_DL): the best of each
+        lib.ggml_backend_load_all_from_path(str(loaded.parent).encode())
     return ffi, lib
 
 
@@ -109,7 +111,8 @@ def _declarations() -> str:
     header = _header().decode()
     header = re.sub(r'^#.*$|^extern "C" \{$|^\}$|LLAMA_API', "", header, flags=re.MULTILINE)
     types = "typedef int32_t llama_pos; typedef int32_t llama_seq_id; struct llama_model; struct llama_context;"
-    return types + header
+    ggml = "size_t ggml_backend_reg_count(void); void ggml_backend_load_all_from_path(const char * path);"
+    return types + header + ggml
 
 
 def _check_version(ffi: Any, lib: Any, path: Path) -> None:

@@ -1,0 +1,60 @@
+"""The case that tests/native/selftest.cpp runs: a needle prompt for the demo model, and what this machine answers.
+
+python tests/selftest_case.py > case.txt                the case
+python tests/selftest_case.py --answer > expected.txt    what the program has to print
+"""
+
+from __future__ import annotations
+
+import sys
+
+from prose import prose
+
+from compresskv_edge import Llama, Profile, native
+from compresskv_edge.demo import model_path
+
+NEEDLE, QUESTION = "The secret code of the amber lantern is 4817.", "Which code opens the amber lantern?"
+N_PREDICT, TAIL, BUDGET = 8, 64, 0.12
+
+
+def prompt() -> str:
+    # prose that does not repeat itself: a sentence said twice scores twice the same, and rounding chooses between them
+    before, after = prose(12, seed=1), prose(12, seed=3)
+    return f"{before}\n\n{NEEDLE} {after}\n\nQuestion: {QUESTION} Answer:"
+
+
+def load() -> tuple[Llama, list[int]]:
+    llm = Llama(
+        model_path(), kv_profile="tiny-needle2", kv_budget=BUDGET, kv_tail=TAIL, kv_prefill="full", n_ctx=4096,
+        n_batch=512, n_ubatch=512, n_threads=1, n_threads_batch=1, verbose=False,
+    )  # fmt: skip
+    return llm, llm.tokenize(prompt().encode())
+
+
+def case() -> str:
+    llm, tokens = load()
+    profile = Profile.load("tiny-needle2")
+    heads = profile.heads_used()
+    budgets = llm._compression.budgets(len(tokens))
+    settings = profile.settings
+    numbers = [len(heads), len(heads[0]), settings.window, settings.kernel, int(settings.pooling == "max"), TAIL]
+    rows = [[*numbers, N_PREDICT, len(tokens)], *heads, budgets, tokens]
+    return "\n".join(" ".join(map(str, row)) for row in rows)
+
+
+def answer() -> str:
+    llm, tokens = load()
+    llm.reset()
+    found: list[int] = []
+    for token in llm.generate(tokens, temp=0.0):
+        if not found:
+            kept = [[layer, *native.positions(llm._ctx.ctx, layer)] for layer in range(5)]
+        found.append(token)
+        if len(found) == N_PREDICT:
+            break
+    lines = [f"kept {' '.join(map(str, row))}" for row in kept] + [f"tokens {' '.join(map(str, found))}"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(answer() if sys.argv[1:] == ["--answer"] else case())
