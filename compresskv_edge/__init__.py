@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .batch import Batch
     from .calibration import calibrate
     from .llama import KVStats, Llama
     from .profile import Profile
 
-__all__ = ["KVStats", "Llama", "Profile", "__version__", "calibrate"]
+__all__ = ["Batch", "KVStats", "Llama", "Profile", "__version__", "calibrate"]
 
-_HOME = {"KVStats": "llama", "Llama": "llama", "Profile": "profile", "calibrate": "calibration"}
+_HOME = {"Batch": "batch", "KVStats": "llama", "Llama": "llama", "Profile": "profile", "calibrate": "calibration"}
 
 
 def __getattr__(name: str) -> Any:

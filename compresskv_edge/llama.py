@@ -122,6 +122,8 @@ class Llama(llama_cpp.Llama):
         self.__dict__["_loaded_model"] = model
         if self._compression is not None:
             self._compression.attach(model)
+            if not self._logits_all:  # one output a decode: no buffer for n_ubatch rows of logits
+                self.context_params.n_outputs_max = 1
 
     def eval(self, tokens: Sequence[int]) -> None:
         """As llama_cpp.Llama.eval: decode tokens at the next positions.

@@ -202,43 +202,43 @@ def attach(model: int, heads: Sequence[Sequence[int]], *, window: int, kernel: i
 #
 
 
-def prompt_begin(ctx: int, n_tokens: int) -> None:
+def prompt_begin(ctx: int, n_tokens: int, seq_id: int = 0) -> None:
     """Make room for a prompt of n_tokens more tokens in one allocation."""
-    _call("prompt_begin", _context(ctx), 0, n_tokens)
+    _call("prompt_begin", _context(ctx), seq_id, n_tokens)
 
 
-def prompt_end(ctx: int, budgets: Sequence[int]) -> None:
+def prompt_end(ctx: int, budgets: Sequence[int], seq_id: int = 0) -> None:
     """Compress if a layer holds more tokens than its budget. budgets: (n_layer,), window included."""
-    _compress("prompt_end", ctx, budgets)
+    _compress("prompt_end", ctx, budgets, seq_id=seq_id)
 
 
-def compress(ctx: int, budgets: Sequence[int]) -> None:
+def compress(ctx: int, budgets: Sequence[int], seq_id: int = 0) -> None:
     """Compress even if every layer is within its budget: all tokens but the window become prefix."""
-    _compress("compress", ctx, budgets)
+    _compress("compress", ctx, budgets, seq_id=seq_id)
 
 
-def compress_guided(ctx: int, budgets: Sequence[int], n_guide: int) -> None:
+def compress_guided(ctx: int, budgets: Sequence[int], n_guide: int, seq_id: int = 0) -> None:
     """As compress; the last n_guide tokens are a question that was decoded ahead: they score and are removed again."""
-    _compress("compress_guided", ctx, budgets, n_guide)
+    _compress("compress_guided", ctx, budgets, n_guide, seq_id=seq_id)
 
 
-def reserve(ctx: int, budgets: Sequence[int]) -> None:
+def reserve(ctx: int, budgets: Sequence[int], seq_id: int = 0) -> None:
     """Allocate what compressions to these budgets need, so that memory stays flat from one to the next."""
-    _compress("reserve", ctx, budgets)
+    _compress("reserve", ctx, budgets, seq_id=seq_id)
 
 
-def _compress(name: str, ctx: int, budgets: Sequence[int], *args: int) -> None:
+def _compress(name: str, ctx: int, budgets: Sequence[int], *args: int, seq_id: int = 0) -> None:
     ffi, _ = library()
-    _call(name, _context(ctx), 0, ffi.new("int32_t[]", [int(b) for b in budgets]), *args)
+    _call(name, _context(ctx), seq_id, ffi.new("int32_t[]", [int(b) for b in budgets]), *args)
 
 
-def protect(ctx: int, positions: Sequence[int]) -> None:
+def protect(ctx: int, positions: Sequence[int], seq_id: int = 0) -> None:
     """Never evict the tokens at these positions; they count in the budgets. Replaces an earlier set."""
     ffi, _ = library()
-    _call("protect", _context(ctx), 0, ffi.new("llama_pos[]", [int(p) for p in positions]), len(positions))
+    _call("protect", _context(ctx), seq_id, ffi.new("llama_pos[]", [int(p) for p in positions]), len(positions))
 
 
-def keep(ctx: int, kept: Sequence[Sequence[int] | npt.NDArray[np.integer]]) -> None:
+def keep(ctx: int, kept: Sequence[Sequence[int] | npt.NDArray[np.integer]], seq_id: int = 0) -> None:
     """Compress to a selection made elsewhere.
 
     kept: per layer, ascending indices into `positions(ctx, layer)` with the window among them; empty where the layer
@@ -247,7 +247,7 @@ def keep(ctx: int, kept: Sequence[Sequence[int] | npt.NDArray[np.integer]]) -> N
     ffi, _ = library()
     flat = np.ascontiguousarray(np.concatenate([np.asarray(row, dtype=np.int32) for row in kept]), dtype=np.int32)
     lengths = ffi.new("int32_t[]", [len(row) for row in kept])
-    _call("keep", _context(ctx), 0, ffi.cast("int32_t *", flat.ctypes.data), lengths)
+    _call("keep", _context(ctx), seq_id, ffi.cast("int32_t *", flat.ctypes.data), lengths)
 
 
 @dataclass(frozen=True)
@@ -274,33 +274,69 @@ def stats(ctx: int) -> Stats:
     return Stats(**{name: getattr(out, name) for name in Stats.__dataclass_fields__})
 
 
-def positions(ctx: int, layer: int) -> Indices:
+@dataclass(frozen=True)
+class SeqStats:
+    """struct llama_ckv_seq_stats: counts in tokens; `n_sharing` sequences use the same prefix, 0 if there is none."""
+
+    n_tokens_seen: int
+    n_tail_used: int
+    n_frozen: int
+    n_rebased: int
+    n_sharing: int
+
+
+def seq_stats(ctx: int, seq_id: int = 0) -> SeqStats:
+    """Counts of one sequence."""
+    ffi, _ = library()
+    out = ffi.new("struct llama_ckv_seq_stats *")
+    _call("get_seq_stats", _context(ctx), seq_id, out)
+    return SeqStats(**{name: getattr(out, name) for name in SeqStats.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Memory:
+    """llama_memory_breakdown, summed over the devices: bytes that the allocators hold for a context."""
+
+    model_bytes: int
+    context_bytes: int
+    compute_bytes: int
+
+
+def memory(ctx: int) -> Memory:
+    """What a context has allocated, with or without a profile."""
+    ffi, _ = library()
+    out = ffi.new("struct llama_ckv_memory *")
+    _call("get_memory", _context(ctx), out)
+    return Memory(**{name: getattr(out, name) for name in Memory.__dataclass_fields__})
+
+
+def positions(ctx: int, layer: int, seq_id: int = 0) -> Indices:
     """Positions of the tokens that a layer holds, ascending: (n,)."""
     ffi, _ = library()
-    n = _call("positions", _context(ctx), 0, layer, ffi.NULL, 0)
+    n = _call("positions", _context(ctx), seq_id, layer, ffi.NULL, 0)
     out = np.empty(n, dtype=np.int32)
-    _call("positions", _context(ctx), 0, layer, ffi.cast("int32_t *", out.ctypes.data), n)
+    _call("positions", _context(ctx), seq_id, layer, ffi.cast("int32_t *", out.ctypes.data), n)
     return out.astype(np.int64)
 
 
-def read_queries(ctx: int, layer: int, shape: Layer, window: int) -> Float32:
+def read_queries(ctx: int, layer: int, shape: Layer, window: int, seq_id: int = 0) -> Float32:
     """Queries of the observation window as attention saw them, oldest first: (n_head, window, head_dim).
 
     Scaled so that the logits are q k^T / sqrt(head_dim); in the cache's rotated basis if the cache is quantised.
     """
     ffi, _ = library()
     out = np.empty((shape.n_head, window, shape.head_dim_k), dtype=np.float32)
-    _call("read_queries", _context(ctx), 0, layer, ffi.cast("float *", out.ctypes.data))
+    _call("read_queries", _context(ctx), seq_id, layer, ffi.cast("float *", out.ctypes.data))
     return out
 
 
-def read_kv(ctx: int, layer: int, shape: Layer) -> tuple[Float32, Float32]:
+def read_kv(ctx: int, layer: int, shape: Layer, seq_id: int = 0) -> tuple[Float32, Float32]:
     """Keys and values of a layer, dequantised, in the order of `positions`: (n_head_kv, n, head_dim) each."""
     ffi, _ = library()
-    n = len(positions(ctx, layer))
+    n = len(positions(ctx, layer, seq_id))
     k = np.empty((shape.n_head_kv, n, shape.head_dim_k), dtype=np.float32)
     v = np.empty((shape.n_head_kv, n, shape.head_dim_v), dtype=np.float32)
-    _call("read_kv", _context(ctx), 0, layer, *(ffi.cast("float *", a.ctypes.data) for a in (k, v)))
+    _call("read_kv", _context(ctx), seq_id, layer, *(ffi.cast("float *", a.ctypes.data) for a in (k, v)))
     return k, v
 
 

@@ -79,12 +79,11 @@ def test_an_earlier_failure_is_not_blamed_for_a_later_one(load: Callable[..., Ll
     assert native.last_error() == ""
 
 
-def test_several_sequences_are_refused_by_the_engine(load: Callable[..., Llama]) -> None:
+def test_a_sequence_that_the_context_does_not_have(load: Callable[..., Llama]) -> None:
     llm = load()
-    params = llm.context_params
-    params.n_seq_max = 2
-    assert not llama_cpp.llama_init_from_model(llm.model, params)
-    assert "one sequence" in native.last_error()
+    for seq_id in (-1, 1):
+        with pytest.raises(EngineError, match=f"sequence {seq_id} of a context with n_seq_max = 1"):
+            native.compress(llm.ctx, [100] * 3, seq_id=seq_id)
 
 
 def test_a_prompt_longer_than_the_context(load: Callable[..., Llama]) -> None:

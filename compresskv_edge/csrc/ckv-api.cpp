@@ -51,10 +51,13 @@ int32_t ckv_get(llama_context * ctx, llama_ckv ** res) {
 }
 
 int32_t ckv_get_seq(llama_context * ctx, llama_seq_id seq_id, llama_ckv ** res) {
-    if (seq_id != 0) {
-        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "sequence " + std::to_string(seq_id) + ": a compressed KV cache holds sequence 0 only");
+    if (const int32_t status = ckv_get(ctx, res)) {
+        return status;
     }
-    return ckv_get(ctx, res);
+    if (seq_id < 0 || seq_id >= (llama_seq_id) (*res)->seqs.size()) {
+        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "sequence " + std::to_string(seq_id) + " of a context with n_seq_max = " + std::to_string((*res)->seqs.size()));
+    }
+    return LLAMA_CKV_OK;
 }
 
 int32_t ckv_get_layer(llama_context * ctx, llama_seq_id seq_id, int32_t il, llama_ckv ** res, int32_t * ikv) {
@@ -88,15 +91,17 @@ int32_t llama_ckv_prompt_begin(llama_context * ctx, llama_seq_id seq_id, int32_t
     return LLAMA_CKV_OK;
 }
 
-static std::string ckv_check_budgets(const llama_ckv & ckv, const int32_t * budgets) {
+static std::string ckv_check_budgets(const llama_ckv & ckv, llama_seq_id seq_id, const int32_t * budgets) {
+    const auto & protect = ckv.seqs[seq_id].protect;
+
     for (size_t i = 0; i < ckv.layers.size(); ++i) {
         const int32_t il = ckv.model_layer(i);
 
         if (budgets[il] < (int32_t) ckv.settings.window) {
             return "budget of layer " + std::to_string(il) + " is " + std::to_string(budgets[il]) + " tokens, less than the window of " + std::to_string(ckv.settings.window);
         }
-        if (budgets[il] < (int32_t) (ckv.settings.window + ckv.protect.size())) {
-            return "budget of layer " + std::to_string(il) + " is " + std::to_string(budgets[il]) + " tokens, less than the " + std::to_string(ckv.protect.size()) +
+        if (budgets[il] < (int32_t) (ckv.settings.window + protect.size())) {
+            return "budget of layer " + std::to_string(il) + " is " + std::to_string(budgets[il]) + " tokens, less than the " + std::to_string(protect.size()) +
                    " protected tokens and the window of " + std::to_string(ckv.settings.window);
         }
     }
@@ -104,8 +109,8 @@ static std::string ckv_check_budgets(const llama_ckv & ckv, const int32_t * budg
 }
 
 // the tail shrinks to the window, so that at least that must be in it
-static int32_t ckv_check_window(const llama_ckv & ckv, int32_t n_guide = 0) {
-    const int32_t n_left = (int32_t) ckv.n_used() - n_guide;
+static int32_t ckv_check_window(const llama_ckv & ckv, llama_seq_id seq_id, int32_t n_guide = 0) {
+    const int32_t n_left = (int32_t) ckv.n_used(seq_id) - n_guide;
 
     if (n_left < (int32_t) ckv.settings.window) {
         return ckv_fail(LLAMA_CKV_ERR_STATE, std::to_string(n_left) + " tokens since the last compression, less than the window of " + std::to_string(ckv.settings.window));
@@ -113,8 +118,8 @@ static int32_t ckv_check_window(const llama_ckv & ckv, int32_t n_guide = 0) {
     return LLAMA_CKV_OK;
 }
 
-static int32_t ckv_gather(llama_ckv & ckv, const std::vector<ckv_kept> & kept, int64_t t_start_us) {
-    if (!ckv.gather(kept)) {
+static int32_t ckv_gather(llama_ckv & ckv, llama_seq_id seq_id, const std::vector<ckv_kept> & kept, int64_t t_start_us) {
+    if (!ckv.gather(seq_id, kept)) {
         return ckv_fail(LLAMA_CKV_ERR_MEMORY, ckv.n_used() > 0 ? "no memory for the compressed KV cache; the full one is unchanged" :
                 "moving the kept rows failed; the cache is empty, decode the prompt again");
     }
@@ -125,9 +130,9 @@ static int32_t ckv_gather(llama_ckv & ckv, const std::vector<ckv_kept> & kept, i
     return LLAMA_CKV_OK;
 }
 
-static bool ckv_within_budgets(const llama_ckv & ckv, const int32_t * budgets) {
+static bool ckv_within_budgets(const llama_ckv & ckv, llama_seq_id seq_id, const int32_t * budgets) {
     for (size_t i = 0; i < ckv.layers.size(); ++i) {
-        if ((int32_t) (ckv.n_prefix(i) + ckv.n_used()) > budgets[ckv.model_layer(i)]) {
+        if ((int32_t) (ckv.n_prefix(i, seq_id) + ckv.n_used(seq_id)) > budgets[ckv.model_layer(i)]) {
             return false;
         }
     }
@@ -135,8 +140,8 @@ static bool ckv_within_budgets(const llama_ckv & ckv, const int32_t * budgets) {
 }
 
 // the tokens that a layer keeps of those before the guide; false if the scores could not be computed
-static bool ckv_choose(llama_ckv & ckv, int32_t ikv, int32_t budget, int32_t n_guide, ckv_kept & kept) {
-    const int32_t n_tokens = ckv.n_prefix(ikv) + ckv.n_used() - n_guide;
+static bool ckv_choose(llama_ckv & ckv, llama_seq_id seq_id, int32_t ikv, int32_t budget, int32_t n_guide, ckv_kept & kept) {
+    const int32_t n_tokens = ckv.n_prefix(ikv, seq_id) + ckv.n_used(seq_id) - n_guide;
 
     if (n_tokens <= budget) {
         kept.resize(n_tokens);
@@ -145,7 +150,7 @@ static bool ckv_choose(llama_ckv & ckv, int32_t ikv, int32_t budget, int32_t n_g
     }
 
     std::vector<std::vector<float>> scores;
-    if (!ckv.score(ikv, scores)) {
+    if (!ckv.score(ikv, seq_id, scores)) {
         return false;
     }
 
@@ -153,36 +158,36 @@ static bool ckv_choose(llama_ckv & ckv, int32_t ikv, int32_t budget, int32_t n_g
     for (const auto & x : scores) {
         exact.emplace_back(x.begin(), x.begin() + n_tokens);
     }
-    kept = ckv_select(exact, ckv.settings.window, budget, ckv.settings.kernel, ckv.settings.pooling, ckv.pinned(ikv));
+    kept = ckv_select(exact, ckv.settings.window, budget, ckv.settings.kernel, ckv.settings.pooling, ckv.pinned(ikv, seq_id));
 
     return true;
 }
 
-static int32_t ckv_compress(llama_ckv & ckv, const int32_t * budgets, int32_t n_guide = 0) {
+static int32_t ckv_compress(llama_ckv & ckv, llama_seq_id seq_id, const int32_t * budgets, int32_t n_guide = 0) {
     const int64_t t_start_us = ggml_time_us();
 
-    if (const int32_t status = ckv_check_window(ckv, n_guide)) {
+    if (const int32_t status = ckv_check_window(ckv, seq_id, n_guide)) {
         return status;
     }
 
-    ckv.lctx->synchronize();
+    ckv.flush();
 
     std::vector<ckv_kept> kept(ckv.layers.size());
 
     for (size_t i = 0; i < kept.size(); ++i) {
-        if (!ckv_choose(ckv, i, budgets[ckv.model_layer(i)], n_guide, kept[i])) {
+        if (!ckv_choose(ckv, seq_id, i, budgets[ckv.model_layer(i)], n_guide, kept[i])) {
             return ckv_fail(LLAMA_CKV_ERR_COMPUTE, "scoring layer " + std::to_string(ckv.model_layer(i)) + " failed; the cache is unchanged");
         }
     }
 
     if (n_guide > 0) {
         auto * memory = ckv.lctx->get_memory();
-        if (!memory->seq_rm(0, memory->seq_pos_max(0) + 1 - n_guide, -1)) {
+        if (!memory->seq_rm(seq_id, memory->seq_pos_max(seq_id) + 1 - n_guide, -1)) {
             return ckv_fail(LLAMA_CKV_ERR_UNSUPPORTED, "a question cannot be taken out of the sliding-window layers again; the cache is unchanged");
         }
     }
 
-    return ckv_gather(ckv, kept, t_start_us);
+    return ckv_gather(ckv, seq_id, kept, t_start_us);
 }
 
 static int32_t ckv_prepare(llama_context * ctx, llama_seq_id seq_id, const int32_t * budgets, llama_ckv ** ckv) {
@@ -193,7 +198,7 @@ static int32_t ckv_prepare(llama_context * ctx, llama_seq_id seq_id, const int32
         return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "budgets is NULL");
     }
 
-    const std::string why = ckv_check_budgets(**ckv, budgets);
+    const std::string why = ckv_check_budgets(**ckv, seq_id, budgets);
 
     return why.empty() ? LLAMA_CKV_OK : ckv_fail(LLAMA_CKV_ERR_ARGUMENT, why);
 }
@@ -203,7 +208,7 @@ int32_t llama_ckv_prompt_end(llama_context * ctx, llama_seq_id seq_id, const int
     if (const int32_t status = ckv_prepare(ctx, seq_id, budgets, &ckv)) {
         return status;
     }
-    return ckv_within_budgets(*ckv, budgets) ? LLAMA_CKV_OK : ckv_compress(*ckv, budgets);
+    return ckv_within_budgets(*ckv, seq_id, budgets) ? LLAMA_CKV_OK : ckv_compress(*ckv, seq_id, budgets);
 }
 
 int32_t llama_ckv_compress(llama_context * ctx, llama_seq_id seq_id, const int32_t * budgets) {
@@ -211,10 +216,10 @@ int32_t llama_ckv_compress(llama_context * ctx, llama_seq_id seq_id, const int32
     if (const int32_t status = ckv_prepare(ctx, seq_id, budgets, &ckv)) {
         return status;
     }
-    if (ckv->n_used() < ckv->settings.window && ckv_within_budgets(*ckv, budgets)) {
+    if (ckv->n_used(seq_id) < ckv->settings.window && ckv_within_budgets(*ckv, seq_id, budgets)) {
         return LLAMA_CKV_OK; // nothing but the window: nothing to freeze
     }
-    return ckv_compress(*ckv, budgets);
+    return ckv_compress(*ckv, seq_id, budgets);
 }
 
 int32_t llama_ckv_compress_guided(llama_context * ctx, llama_seq_id seq_id, const int32_t * budgets, int32_t n_guide) {
@@ -225,7 +230,7 @@ int32_t llama_ckv_compress_guided(llama_context * ctx, llama_seq_id seq_id, cons
     if (n_guide < 1) {
         return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "n_guide is " + std::to_string(n_guide) + ", not positive");
     }
-    return ckv_compress(*ckv, budgets, n_guide);
+    return ckv_compress(*ckv, seq_id, budgets, n_guide);
 }
 
 int32_t llama_ckv_reserve(llama_context * ctx, llama_seq_id seq_id, const int32_t * budgets) {
@@ -234,17 +239,15 @@ int32_t llama_ckv_reserve(llama_context * ctx, llama_seq_id seq_id, const int32_
         return status;
     }
 
-    ctx->synchronize();
+    ckv->flush();
     ckv->shrink_tail();
 
-    std::vector<uint32_t> n_rows;
+    std::vector<uint32_t> n_prefix;
     for (size_t i = 0; i < ckv->layers.size(); ++i) {
-        const uint32_t budget = budgets[ckv->model_layer(i)];
-
-        n_rows.push_back(std::max(budget - ckv->settings.window + ckv->settings.n_tail, ckv->n_prefix(i) + ckv->n_tail()));
+        n_prefix.push_back(budgets[ckv->model_layer(i)] - ckv->settings.window);
     }
 
-    return ckv->reserve_rows(n_rows) ? LLAMA_CKV_OK : ckv_fail(LLAMA_CKV_ERR_MEMORY, "no memory for a KV cache of these budgets: use a smaller budget or a quantised type_k and type_v");
+    return ckv->reserve_rows(seq_id, n_prefix) ? LLAMA_CKV_OK : ckv_fail(LLAMA_CKV_ERR_MEMORY, "no memory for a KV cache of these budgets: use a smaller budget or a quantised type_k and type_v");
 }
 
 int32_t llama_ckv_protect(llama_context * ctx, llama_seq_id seq_id, const llama_pos * positions, int32_t n_positions) {
@@ -256,17 +259,19 @@ int32_t llama_ckv_protect(llama_context * ctx, llama_seq_id seq_id, const llama_
         return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "positions is NULL or n_positions negative");
     }
 
-    ckv->protect.assign(positions, positions + n_positions);
-    std::sort(ckv->protect.begin(), ckv->protect.end());
-    ckv->protect.erase(std::unique(ckv->protect.begin(), ckv->protect.end()), ckv->protect.end());
+    auto & protect = ckv->seqs[seq_id].protect;
+
+    protect.assign(positions, positions + n_positions);
+    std::sort(protect.begin(), protect.end());
+    protect.erase(std::unique(protect.begin(), protect.end()), protect.end());
 
     return LLAMA_CKV_OK;
 }
 
-static std::string ckv_check_kept(const llama_ckv & ckv, int32_t ikv, const int32_t * kept, int32_t n) {
+static std::string ckv_check_kept(const llama_ckv & ckv, llama_seq_id seq_id, int32_t ikv, const int32_t * kept, int32_t n) {
     const std::string layer = "layer " + std::to_string(ckv.model_layer(ikv));
 
-    const int32_t n_tokens = ckv.n_prefix(ikv) + ckv.n_used();
+    const int32_t n_tokens = ckv.n_prefix(ikv, seq_id) + ckv.n_used(seq_id);
     const int32_t window   = ckv.settings.window;
 
     if (n < window || n > n_tokens) {
@@ -294,7 +299,7 @@ int32_t llama_ckv_keep(llama_context * ctx, llama_seq_id seq_id, const int32_t *
     if (!kept || !kept_len) {
         return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "kept or kept_len is NULL");
     }
-    if (const int32_t status = ckv_check_window(*ckv)) {
+    if (const int32_t status = ckv_check_window(*ckv, seq_id)) {
         return status;
     }
 
@@ -305,7 +310,7 @@ int32_t llama_ckv_keep(llama_context * ctx, llama_seq_id seq_id, const int32_t *
         const int32_t n   = std::max(kept_len[il], 0);
 
         if (ikv >= 0) {
-            const std::string why = ckv_check_kept(*ckv, ikv, kept, n);
+            const std::string why = ckv_check_kept(*ckv, seq_id, ikv, kept, n);
             if (!why.empty()) {
                 return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, why);
             }
@@ -314,5 +319,7 @@ int32_t llama_ckv_keep(llama_context * ctx, llama_seq_id seq_id, const int32_t *
         kept += n;
     }
 
-    return ckv_gather(*ckv, rows, t_start_us);
+    ckv->flush();
+
+    return ckv_gather(*ckv, seq_id, rows, t_start_us);
 }

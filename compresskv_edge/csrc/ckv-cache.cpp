@@ -10,7 +10,10 @@
 static constexpr uint32_t CKV_PAD = 256;
 
 llama_ckv::llama_ckv(llama_kv_cache & kv, const ckv_settings & settings, uint32_t n_ctx) :
-    kv(kv), settings(settings), n_ctx(n_ctx), ring_pos(settings.window, -1) {
+    kv(kv), settings(settings), n_ctx(n_ctx), seqs(kv.n_seq_max) {
+    for (auto & seq : seqs) {
+        seq.ring_pos.assign(settings.window, -1);
+    }
 }
 
 //
@@ -42,8 +45,17 @@ ggml_tensor * llama_ckv::tensor_v(int32_t ikv) const {
     return kv.layers[ikv].v;
 }
 
+const llama_kv_cells & llama_ckv::cells() const {
+    return kv.v_cells[0];
+}
+
+// by the allocator, so that llama_memory_breakdown() says the same
 size_t llama_ckv::kv_bytes() const {
-    return kv.size_k_bytes() + kv.size_v_bytes();
+    size_t res = 0;
+    for (const auto & [_, buf] : kv.ctxs_bufs) {
+        res += buf ? ggml_backend_buffer_get_size(buf.get()) : 0;
+    }
+    return res - window_bytes();
 }
 
 size_t llama_ckv::kv_bytes_stock() const {
@@ -62,6 +74,13 @@ size_t llama_ckv::window_bytes() const {
     return res;
 }
 
+void llama_ckv::flush() {
+    if (lctx) {
+        lctx->synchronize();
+        lctx->memory_update(false);
+    }
+}
+
 //
 // the tail
 //
@@ -71,25 +90,27 @@ uint32_t llama_ckv::n_tail() const {
 }
 
 uint32_t llama_ckv::n_used() const {
-    return kv.v_cells[0].get_used();
+    return cells().get_used();
 }
 
-std::vector<uint32_t> llama_ckv::tail_cells() const {
-    const auto & cells = kv.v_cells[0];
+uint32_t llama_ckv::n_used(llama_seq_id seq_id) const {
+    return cells().seq_pos_get(seq_id).size();
+}
 
+std::vector<uint32_t> llama_ckv::tail_cells(llama_seq_id seq_id) const {
     std::vector<uint32_t> res;
-    for (uint32_t i = 0; i < cells.size(); ++i) {
-        if (!cells.is_empty(i)) {
+    for (uint32_t i = 0; i < cells().size(); ++i) {
+        if (!cells().is_empty(i) && (seq_id < 0 || cells().seq_has(i, seq_id))) {
             res.push_back(i);
         }
     }
 
-    std::stable_sort(res.begin(), res.end(), [&](uint32_t a, uint32_t b) { return cells.pos_get(a) < cells.pos_get(b); });
+    std::stable_sort(res.begin(), res.end(), [&](uint32_t a, uint32_t b) { return cells().pos_get(a) < cells().pos_get(b); });
 
     return res;
 }
 
-// from one buffer for all layers, which can only be freed as a whole, to one a layer
+// from one buffer for all layers, which can only be freed as a whole and holds a stub, to one a layer
 bool llama_ckv::adopt() {
     layers.resize(kv.layers.size());
 
@@ -97,17 +118,20 @@ bool llama_ckv::adopt() {
         return true; // a dry run that only measures
     }
 
+    const uint32_t n_tail_first = std::min(n_ctx, settings.n_tail);
+
     const auto shared = std::move(kv.ctxs_bufs); // freed at the end
     kv.ctxs_bufs.resize(layers.size());
 
     for (size_t i = 0; i < layers.size(); ++i) {
         ckv_store store;
-        if (!alloc(i, n_tail(), store)) {
+        if (!alloc(i, n_tail_first, store)) {
             return false;
         }
         install(i, store);
     }
-    place_tails(n_tail());
+    resize_cells({}, n_tail_first);
+    place_tails(n_tail_first);
 
     return true;
 }
@@ -134,9 +158,9 @@ bool llama_ckv::prompt_begin(uint32_t n_tokens) {
     return true;
 }
 
-static std::vector<int32_t> ckv_first_rows(uint32_t n) {
+static std::vector<int32_t> ckv_run(uint32_t first, uint32_t n) {
     std::vector<int32_t> res(n);
-    std::iota(res.begin(), res.end(), 0);
+    std::iota(res.begin(), res.end(), first);
     return res;
 }
 
@@ -147,7 +171,7 @@ bool llama_ckv::grow(uint32_t n_tail_new) {
 
     std::vector<uint32_t> n_rows;
     for (size_t i = 0; i < layers.size(); ++i) {
-        n_rows.push_back(std::max(n_prefix(i) + n_tail_new, layers[i].n_rows_min));
+        n_rows.push_back(std::max(n_prefix(i) + n_tail_new, n_rows_min(i)));
     }
     if (!resize_rows(n_rows)) {
         return false;
@@ -170,7 +194,7 @@ bool llama_ckv::resize_rows(const std::vector<uint32_t> & n_rows) {
         }
 
         ckv_store store;
-        if (!alloc(i, n_rows[i], store) || !fill(i, ckv_first_rows(n_prefix(i) + n_tail()), store)) {
+        if (!alloc(i, n_rows[i], store) || !fill(i, ckv_run(0, n_prefix(i) + n_tail()), store)) {
             place_tails(n_tail());
             return false;
         }
@@ -203,18 +227,53 @@ void llama_ckv::resize_cells(const std::vector<uint32_t> & live, uint32_t n_tail
     kv.v_heads[0] = head;
 }
 
+// the given cells become cells 0, 1, ... of n_tail
+void llama_ckv::set_cells(const std::vector<ckv_cell> & live, uint32_t n_tail) {
+    llama_kv_cells res;
+    res.resize(n_tail);
+
+    for (uint32_t i = 0; i < live.size(); ++i) {
+        res.pos_set(i, cells().pos_get(live[i].cell));
+        res.ext_set(i, cells().ext_get(live[i].cell));
+
+        for (size_t s = 0; s < seqs.size(); ++s) {
+            if (live[i].seqs.test(s)) {
+                res.seq_add(i, s);
+            }
+        }
+    }
+
+    kv.v_cells[0] = std::move(res);
+    kv.v_heads[0] = live.size();
+}
+
+// a tail for every sequence in use, and always room for the live cells, n_more to come and a window
+uint32_t llama_ckv::tail_for(const ckv_layout & layout, uint32_t n_more) const {
+    ckv_seq_set in_use;
+    for (const auto & block : layout.blocks) {
+        in_use |= block.seqs;
+    }
+    for (const auto & cell : layout.cells) {
+        in_use |= cell.seqs;
+    }
+
+    const uint32_t n_need = layout.cells.size() + n_more + settings.window;
+    const uint32_t n_tail = settings.n_tail*std::max<uint32_t>(in_use.count(), 1);
+
+    return n_need <= n_tail ? n_tail : std::min<uint32_t>(GGML_PAD(n_need, CKV_PAD), std::max(n_ctx, n_need));
+}
+
 //
 // the prefix
 //
 
 void llama_ckv::reset() {
-    for (auto & layer : layers) {
-        layer.prefix.clear();
+    blocks.clear();
+
+    for (size_t s = 0; s < seqs.size(); ++s) {
+        leave(s);
     }
 
-    std::fill(ring_pos.begin(), ring_pos.end(), -1);
-
-    pos_frozen = 0;
     generation++;
 
     place_tails(n_tail());
@@ -227,16 +286,21 @@ void llama_ckv::clear(uint32_t n_tail_max) {
     place_tails(n_tail());
 }
 
-bool llama_ckv::can_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) const {
-    const bool everything = p0 <= 0 && p1 > kv.v_cells[0].seq_pos_max(0);
-
-    return seq_id > 0 || p0 >= pos_frozen || p1 <= 0 || everything;
+uint32_t llama_ckv::first_row(int32_t ikv, int32_t block) const {
+    uint32_t res = 0;
+    for (int32_t i = 0; i < block; ++i) {
+        res += blocks[i].pos[ikv].size();
+    }
+    return res;
 }
 
-bool llama_ckv::can_rm_window(const llama_kv_cache & swa, llama_pos p0) const {
-    const llama_pos first = swa.seq_pos_min(0);
+uint32_t llama_ckv::n_prefix(int32_t ikv) const {
+    return first_row(ikv, blocks.size());
+}
 
-    return first <= 0 || p0 == 0 || p0 - (llama_pos) swa.n_swa + 1 >= first || p0 > swa.seq_pos_max(0);
+uint32_t llama_ckv::n_prefix(int32_t ikv, llama_seq_id seq_id) const {
+    const int32_t b = block_of(seq_id);
+    return b < 0 ? 0 : blocks[b].pos[ikv].size();
 }
 
 uint32_t llama_ckv::max_prefix() const {
@@ -247,26 +311,35 @@ uint32_t llama_ckv::max_prefix() const {
     return res;
 }
 
-std::vector<llama_pos> llama_ckv::positions(int32_t ikv) const {
-    std::vector<llama_pos> res = layers[ikv].prefix;
-    for (const uint32_t cell : tail_cells()) {
-        res.push_back(kv.v_cells[0].pos_get(cell));
+std::vector<llama_pos> llama_ckv::positions(int32_t ikv, llama_seq_id seq_id) const {
+    const int32_t b = block_of(seq_id);
+
+    std::vector<llama_pos> res;
+    if (b >= 0) {
+        res = blocks[b].pos[ikv];
+    }
+    for (const uint32_t cell : tail_cells(seq_id)) {
+        res.push_back(cells().pos_get(cell));
     }
     return res;
 }
 
-std::vector<int32_t> llama_ckv::rows(int32_t ikv) const {
-    std::vector<int32_t> res = ckv_first_rows(n_prefix(ikv));
-    for (const uint32_t cell : tail_cells()) {
-        res.push_back(n_prefix(ikv) + cell);
+std::vector<int32_t> llama_ckv::rows(int32_t ikv, llama_seq_id seq_id) const {
+    std::vector<int32_t> res = ckv_run(first_row(ikv, std::max(block_of(seq_id), 0)), n_prefix(ikv, seq_id));
+
+    const uint32_t n = n_prefix(ikv);
+    for (const uint32_t cell : tail_cells(seq_id)) {
+        res.push_back(n + cell);
     }
     return res;
 }
 
-std::vector<int32_t> llama_ckv::pinned(int32_t ikv) const {
+std::vector<int32_t> llama_ckv::pinned(int32_t ikv, llama_seq_id seq_id) const {
+    const auto & protect = seqs[seq_id].protect;
+
     std::vector<int32_t> res;
 
-    const auto pos = positions(ikv);
+    const auto pos = positions(ikv, seq_id);
     for (size_t i = 0; i < pos.size(); ++i) {
         if (std::binary_search(protect.begin(), protect.end(), pos[i])) {
             res.push_back(i);
@@ -276,12 +349,26 @@ std::vector<int32_t> llama_ckv::pinned(int32_t ikv) const {
     return res;
 }
 
-bool llama_ckv::reserve_rows(const std::vector<uint32_t> & n_rows) {
-    if (!resize_rows(n_rows)) {
-        return false;
+uint32_t llama_ckv::n_rows_min(int32_t ikv) const {
+    uint32_t res = 0;
+    for (const auto & seq : seqs) {
+        res += seq.reserved.empty() ? 0 : seq.reserved[ikv] + settings.n_tail;
     }
+    return res;
+}
+
+bool llama_ckv::reserve_rows(llama_seq_id seq_id, const std::vector<uint32_t> & n_prefix_new) {
+    const auto before = seqs[seq_id].reserved;
+    seqs[seq_id].reserved = n_prefix_new;
+
+    std::vector<uint32_t> n_rows;
     for (size_t i = 0; i < layers.size(); ++i) {
-        layers[i].n_rows_min = n_rows[i];
+        n_rows.push_back(std::max(n_prefix(i) + n_tail(), n_rows_min(i)));
+    }
+
+    if (!resize_rows(n_rows)) {
+        seqs[seq_id].reserved = before;
+        return false;
     }
     return true;
 }

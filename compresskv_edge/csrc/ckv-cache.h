@@ -2,14 +2,21 @@
 
 // One compressed KV cache: the frozen prefix of every layer in front of upstream's cells (the tail).
 // The layout and the contract are in ckv.h. Layers are counted as the cache counts them (ikv), model layers are `il`.
+//
+// With several sequences a layer's prefix is one block of rows a compressed sequence, and the tail is shared as upstream's
+// unified cache is. Forked sequences share a block until one of them is compressed again.
 
 #include "ckv.h"
 #include "ckv-hooks.h"
+
+#include "llama-kv-cells.h"
 
 #include "ggml-cpp.h"
 
 #include <string>
 #include <vector>
+
+using ckv_seq_set = llama_kv_cells::seq_set_t;
 
 // the attached profile, arrays copied
 struct ckv_settings {
@@ -26,7 +33,9 @@ struct ckv_settings {
 struct ckv_store {
     ggml_tensor * k = nullptr; // [n_embd_k_gqa, n_rows, 1]
     ggml_tensor * v = nullptr; // [n_embd_v_gqa, n_rows, 1]
-    ggml_tensor * q = nullptr; // [n_embd_head_k*n_head, window] f32: the last rotated queries, row pos % window
+    ggml_tensor * q = nullptr; // [n_embd_head_k*n_head, window*n_seq_max] f32: the last rotated queries, see ring_row()
+
+    ggml_tensor * columns = nullptr; // [n_rows] i32: the column of the mask that each row uses; only for several sequences
 
     ggml_tensor * k_tail = nullptr; // [n_embd_k_gqa, n_tail] view: what upstream saves and restores
     ggml_tensor * v_tail = nullptr; // [n_embd_v_gqa, n_tail]
@@ -36,15 +45,44 @@ struct ckv_store {
 };
 
 struct ckv_layer {
-    std::vector<llama_pos> prefix; // (n_prefix,) positions of the frozen rows, ascending
-
-    ggml_tensor * q     = nullptr; // see ckv_store
-    float         scale = 0.0f;    // logits = scale * q.k, as the model's graph asks for
-
-    uint32_t n_rows_min = 0; // rows that the tensors never shrink below, see llama_ckv_reserve
+    ggml_tensor * q       = nullptr; // see ckv_store
+    ggml_tensor * columns = nullptr;
+    float         scale   = 0.0f;    // logits = scale * q.k, as the model's graph asks for
 };
 
-// indices into positions(ikv) that a layer keeps, ascending
+// the frozen tokens of one sequence, or of several that were forked from one
+struct ckv_block {
+    ckv_seq_set seqs; // none: nobody sees the rows, they go with the next move
+
+    llama_pos pos_frozen = 0; // positions before this one are in the block or evicted
+
+    std::vector<std::vector<llama_pos>> pos; // (n_layers of the cache, rows of the block in that layer), ascending
+};
+
+struct ckv_seq {
+    std::vector<llama_pos> ring_pos; // (window,) position whose query a ring row holds, -1: none
+    std::vector<llama_pos> protect;  // positions that are never evicted, ascending
+    std::vector<uint32_t>  reserved; // (n_layers of the cache,) prefix rows, see llama_ckv_reserve; empty: none
+
+    llama_pos n_rebased = 0; // positions that llama_ckv_rebase() has taken away
+};
+
+// a cell of the tail on its way to another place
+struct ckv_cell {
+    uint32_t    cell;
+    ckv_seq_set seqs;
+};
+
+// what a move of rows makes of the cache
+struct ckv_layout {
+    std::vector<ckv_block>            blocks;
+    std::vector<std::vector<int32_t>> rows;  // (n_layers, rows of all blocks) where these rows are now
+    std::vector<ckv_cell>             cells; // they become cells 0, 1, ...
+
+    uint32_t n_tail = 0;
+};
+
+// indices into positions(ikv, seq_id) that a layer keeps, ascending
 using ckv_kept = std::vector<int32_t>;
 
 struct llama_ckv {
@@ -64,8 +102,9 @@ struct llama_ckv {
 
     uint32_t n_tail() const;
     uint32_t n_used() const;
+    uint32_t n_used(llama_seq_id seq_id) const;
 
-    std::vector<uint32_t> tail_cells() const; // used cells in order of position
+    std::vector<uint32_t> tail_cells(llama_seq_id seq_id) const; // used cells in order of position; -1: of any sequence
 
     //
     // the prefix
@@ -73,45 +112,72 @@ struct llama_ckv {
 
     void reset();
     void clear(uint32_t n_tail_max);
-    bool can_rm       (llama_seq_id seq_id, llama_pos p0, llama_pos p1) const;
-    bool can_rm_window(const llama_kv_cache & swa, llama_pos p0) const;
 
-    uint32_t n_prefix(int32_t ikv) const { return layers[ikv].prefix.size(); }
+    uint32_t n_prefix(int32_t ikv) const; // rows of all blocks
+    uint32_t n_prefix(int32_t ikv, llama_seq_id seq_id) const;
     uint32_t max_prefix() const;
 
-    bool is_aligned(const ggml_tensor & view, int32_t il) const; // may the device of layer il read from there?
+    bool is_aligned(const ggml_tensor & view, int32_t ikv) const; // may the device of this layer read from there?
 
-    std::vector<llama_pos> positions(int32_t ikv) const; // prefix, then tail
-    std::vector<int32_t>   rows     (int32_t ikv) const; // the tensor rows that hold them
+    std::vector<llama_pos> positions(int32_t ikv, llama_seq_id seq_id) const; // prefix, then tail
+    std::vector<int32_t>   rows     (int32_t ikv, llama_seq_id seq_id) const; // the tensor rows that hold them
 
-    // rows for prefix and tail of coming compressions; contents stay
-    //   n_rows: (n_layers of the cache,)
-    bool reserve_rows(const std::vector<uint32_t> & n_rows);
+    // rows for prefix and tail of the sequence's coming compressions; contents stay
+    //   n_prefix: (n_layers of the cache,)
+    bool reserve_rows(llama_seq_id seq_id, const std::vector<uint32_t> & n_prefix);
 
-    // indices into positions(ikv) that are never evicted
-    std::vector<int32_t> pinned(int32_t ikv) const;
+    // indices into positions(ikv, seq_id) that are never evicted
+    std::vector<int32_t> pinned(int32_t ikv, llama_seq_id seq_id) const;
 
-    // replace every layer's rows by the kept ones and leave the window in the tail; on failure the cache is unchanged, or
-    // empty if a layer had been moved already
-    bool gather(const std::vector<ckv_kept> & kept);
+    // replace the sequence's rows in every layer by the kept ones and leave its window in the tail; on failure the cache is
+    // unchanged, or empty if a layer had been moved already
+    bool gather(llama_seq_id seq_id, const std::vector<ckv_kept> & kept);
+
+    // the same for any layout
+    bool rebuild(const ckv_layout & layout);
+
+    // blocks and cells of the others; of seq_id the given cells stay
+    ckv_layout layout_without(llama_seq_id seq_id, const std::vector<uint32_t> & live) const;
+    void       add_block(ckv_layout & layout, ckv_block block, const std::vector<std::vector<int32_t>> & rows) const;
+
+    //
+    // sequences (ckv-seq.cpp)
+    //
+
+    bool several() const; // whether the context may hold more than one sequence
+
+    int32_t   block_of  (llama_seq_id seq_id) const; // -1: nothing of it is frozen
+    llama_pos pos_frozen(llama_seq_id seq_id) const;
+
+    bool is_all       (llama_seq_id seq_id, llama_pos p0, llama_pos p1) const; // positions p0 .. p1-1 are all of the sequence
+    bool can_rm       (llama_seq_id seq_id, llama_pos p0, llama_pos p1) const;
+    bool can_rm_window(const llama_kv_cache & swa, llama_seq_id seq_id, llama_pos p0) const;
+    bool can_cp       (llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) const;
+
+    void leave   (llama_seq_id seq_id); // its prefix and its window, not its cells
+    void seq_rm  (llama_seq_id seq_id, llama_pos p0, llama_pos p1);
+    void seq_cp  (llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1);
+    void seq_keep(llama_seq_id seq_id);
 
     //
     // scoring (ckv-score.cpp)
     //
 
+    int32_t ring_row(llama_seq_id seq_id, llama_pos pos) const;
+
     // ring rows with the queries of the last tokens, oldest first; fewer than `window` after a removal
-    std::vector<int32_t> window_rows() const;
+    std::vector<int32_t> window_rows(llama_seq_id seq_id) const;
 
-    // attention of the window to every row, summed over the window's queries
+    // attention of the window to every row of the sequence, summed over the window's queries
     //   scores: (1, n_rows) mean over the layer's heads, or (n_heads, n_rows) for max pooling, where the mean comes last
-    bool score(int32_t ikv, std::vector<std::vector<float>> & scores);
+    bool score(int32_t ikv, llama_seq_id seq_id, std::vector<std::vector<float>> & scores);
 
     //
-    // saved states (ckv-state.cpp)
+    // saved states (ckv-state.cpp); seq_id -1: all sequences
     //
 
-    void state_write(llama_io_write_i & io) const;
-    void state_read (llama_io_read_i  & io); // throws std::runtime_error
+    void state_write(llama_io_write_i & io, llama_seq_id seq_id) const;
+    void state_read (llama_io_read_i  & io, llama_seq_id seq_id); // throws std::runtime_error
 
     //
     // facts
@@ -125,9 +191,13 @@ struct llama_ckv {
     ggml_tensor * tensor_k(int32_t ikv) const;
     ggml_tensor * tensor_v(int32_t ikv) const;
 
-    size_t kv_bytes()       const; // K and V of all layers, as allocated
+    const llama_kv_cells & cells() const;
+
+    size_t kv_bytes()       const; // what is allocated for K and V of all layers
     size_t kv_bytes_stock() const;
     size_t window_bytes()   const;
+
+    void flush(); // nothing of a decode or a pending shift of upstream's is under way any more
 
     //
     // state
@@ -140,17 +210,19 @@ struct llama_ckv {
     const uint32_t     n_ctx; // positions of the context
 
     std::vector<ckv_layer> layers;
+    std::vector<ckv_block> blocks; // in the order of their rows in every layer
+    std::vector<ckv_seq>   seqs;   // (n_seq_max,)
 
-    std::vector<llama_pos> protect; // positions that are never evicted, ascending
-
-    llama_pos pos_frozen = 0; // positions before this one are in a prefix or evicted
-    uint64_t  generation = 0; // counts changes of tensors, prefix or scheduler: no graph outlives one
-
-    std::vector<llama_pos> ring_pos; // (window,) position whose query a ring row holds, -1: none
+    uint64_t generation = 0; // counts changes of tensors, prefix or scheduler: no graph outlives one
 
     bool restoring = false; // between the prefix and the cells of a state
 
-    ggml_tensor * tap_rows = nullptr; // I64 [n] ring rows of the graph under construction
+    // of the graph under construction
+    ggml_tensor * tap_tokens = nullptr; // I32 [n] tokens whose queries go to the ring; only for several sequences
+    ggml_tensor * tap_rows   = nullptr; // I64 [n] ring rows
+    ggml_tensor * mask_t     = nullptr; // F16 [n_tokens, columns of the mask]
+
+    std::vector<std::pair<int32_t, ggml_tensor *>> masks; // (layer, its mask), one of each kind
 
     size_t  bytes_peak  = 0;
     int32_t n_evictions = 0;
@@ -160,13 +232,22 @@ private:
     bool alloc  (int32_t ikv, uint32_t n_rows, ckv_store & store) const;
     bool fill   (int32_t ikv, const std::vector<int32_t> & rows, const ckv_store & store);
     void install(int32_t ikv, ckv_store & store);
-    bool gather_layer(int32_t ikv, const ckv_kept & kept, bool & moved);
+    bool move_layer(int32_t ikv, const ckv_layout & layout, bool & moved);
     bool resize_rows(const std::vector<uint32_t> & n_rows);
     bool fits_in_place(int32_t ikv, uint32_t n_rows) const;
     void place_tails(uint32_t n_tail); // after each change of tensors, prefix or tail
+    void place_columns(int32_t ikv);
     ckv_store current(int32_t ikv) const;
     void resize_cells(const std::vector<uint32_t> & live, uint32_t n_tail);
+    void set_cells   (const std::vector<ckv_cell> & live, uint32_t n_tail);
     void release_compute();
+
+    uint32_t first_row (int32_t ikv, int32_t block) const;
+    uint32_t n_rows_min(int32_t ikv) const; // the tensors never shrink below
+    uint32_t tail_for  (const ckv_layout & layout, uint32_t n_more) const;
+    bool     nobody_else(llama_seq_id seq_id) const;
+    void     copy_ring (llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p1);
+    void     make_room (llama_seq_id seq_id, const std::vector<ckv_block> & added, uint32_t n_cells);
 };
 
 // a small graph on the context's scheduler: build, alloc(), set the inputs, compute(), read the outputs

@@ -6,6 +6,7 @@
 #include "llama-kv-cache.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 ggml_tensor * ckv_tail(ggml_context * ctx, const llama_ckv * ckv, int32_t ikv, ggml_tensor * kv) {
@@ -16,7 +17,17 @@ ggml_tensor * ckv_tail(ggml_context * ctx, const llama_ckv * ckv, int32_t ikv, g
     return ggml_view_3d(ctx, kv, kv->ne[0], ckv->n_tail(), kv->ne[2], kv->nb[1], kv->nb[2], ckv->n_prefix(ikv)*kv->nb[1]);
 }
 
-void ckv_prepend_prefix(ggml_tensor * dst, int64_t n_kv) {
+static void ckv_hide(ggml_tensor * mask, int64_t column, int64_t row) {
+    char * data = (char *) mask->data + row*mask->nb[1] + column*mask->nb[0];
+
+    if (mask->type == GGML_TYPE_F16) {
+        *(ggml_fp16_t *) data = ggml_fp32_to_fp16(-INFINITY);
+    } else {
+        *(float *) data = -INFINITY;
+    }
+}
+
+void ckv_prepend_prefix(const llama_ckv * ckv, ggml_tensor * dst, int64_t n_kv, const llama_ubatch * ubatch) {
     const size_t n_prefix = dst->ne[0] - n_kv;
     if (n_prefix == 0) {
         return;
@@ -33,12 +44,18 @@ void ckv_prepend_prefix(ggml_tensor * dst, int64_t n_kv) {
 
         memmove(row + n_prefix*size, data + i*tail, tail);
         memset (row, 0, n_prefix*size);
+
+        for (size_t b = 0; ckv->several() && b < n_prefix; ++b) { // a column is a block
+            if (!ckv->blocks[b].seqs.test(ubatch->seq_id[i][0])) {
+                ckv_hide(dst, b, i);
+            }
+        }
     }
 }
 
 // device kernels read a mask in words, from where a buffer may start; a CPU reads it float by float
-bool llama_ckv::is_aligned(const ggml_tensor & view, int32_t il) const {
-    auto * buf = tensor_k(cache_layer(il))->buffer;
+bool llama_ckv::is_aligned(const ggml_tensor & view, int32_t ikv) const {
+    auto * buf = tensor_k(ikv)->buffer;
     if (!buf) {
         return true; // a dry run that only measures
     }
@@ -47,46 +64,138 @@ bool llama_ckv::is_aligned(const ggml_tensor & view, int32_t il) const {
     return ggml_backend_buft_is_host(buft) || view.view_offs % ggml_backend_buft_get_alignment(buft) == 0;
 }
 
-ggml_tensor * ckv_build_mask(ggml_context * ctx, const llama_ckv * ckv, ggml_tensor * kq_mask, int32_t il) {
-    const int64_t n_skip = ckv ? ckv->max_prefix() - ckv->n_prefix(ckv->cache_layer(il)) : 0;
+// one sequence: all rows of the prefix are seen by all tokens
+static ggml_tensor * ckv_mask_of_one(ggml_context * ctx, const llama_ckv * ckv, ggml_tensor * kq_mask, int32_t ikv) {
+    const int64_t n_skip = ckv->max_prefix() - ckv->n_prefix(ikv);
     if (n_skip == 0) {
         return kq_mask;
     }
 
     ggml_tensor * res = ggml_view_2d(ctx, kq_mask, kq_mask->ne[0] - n_skip, kq_mask->ne[1], kq_mask->nb[1], n_skip*kq_mask->nb[0]);
 
-    return ggml_is_contiguous(res) && ckv->is_aligned(*res, il) ? res : ggml_cont(ctx, res); // flash attention reads whole rows
+    return ggml_is_contiguous(res) && ckv->is_aligned(*res, ikv) ? res : ggml_cont(ctx, res); // flash attention reads whole rows
 }
 
-// where the last queries of a micro-batch go in the ring
+static bool ckv_same_rows(const llama_ckv * ckv, int32_t a, int32_t b) {
+    return std::all_of(ckv->blocks.begin(), ckv->blocks.end(), [=](const ckv_block & block) { return block.pos[a].size() == block.pos[b].size(); });
+}
+
+// several: each row of the layer picks the column of its block or cell. layers with as many rows share the result
+static ggml_tensor * ckv_mask_of_several(ggml_context * ctx, llama_ckv * ckv, ggml_tensor * kq_mask, int32_t ikv) {
+    if (ckv->blocks.empty()) {
+        return kq_mask;
+    }
+    if (ikv == 0) {
+        ckv->masks.clear();
+        ckv->mask_t = ggml_cont(ctx, ggml_transpose(ctx, kq_mask)); // [n_tokens, columns]
+    }
+    for (const auto & [other, mask] : ckv->masks) {
+        if (ckv_same_rows(ckv, other, ikv)) {
+            return mask;
+        }
+    }
+
+    const int64_t n_rows = kq_mask->ne[0] - ckv->blocks.size() + ckv->n_prefix(ikv);
+
+    ggml_tensor * columns = ggml_view_1d(ctx, ckv->layers[ikv].columns, n_rows, 0);
+    ggml_tensor * res     = ggml_get_rows(ctx, ckv->mask_t, columns); // [n_tokens, n_rows] f32
+
+    res = ggml_cast(ctx, ggml_transpose(ctx, res), kq_mask->type);
+    ckv->masks.emplace_back(ikv, res);
+
+    return res;
+}
+
+ggml_tensor * ckv_build_mask(ggml_context * ctx, llama_ckv * ckv, ggml_tensor * kq_mask, int32_t il) {
+    if (!ckv) {
+        return kq_mask;
+    }
+    const int32_t ikv = ckv->cache_layer(il);
+
+    return ckv->several() ? ckv_mask_of_several(ctx, ckv, kq_mask, ikv) : ckv_mask_of_one(ctx, ckv, kq_mask, ikv);
+}
+
+// where the last queries of a micro-batch go in the rings
+struct ckv_tap {
+    int32_t      token;
+    llama_seq_id seq_id;
+    llama_pos    pos;
+};
+
+// the last tokens of each sequence, up to a window of them
+static std::vector<ckv_tap> ckv_find_taps(const llama_ckv * ckv, const llama_ubatch & ubatch) {
+    std::vector<ckv_tap>  res;
+    std::vector<uint32_t> n_found(ckv->seqs.size(), 0);
+
+    for (int32_t i = (int32_t) ubatch.n_tokens - 1; i >= 0; --i) {
+        for (int32_t s = 0; s < ubatch.n_seq_id[i]; ++s) {
+            const llama_seq_id seq_id = ubatch.seq_id[i][s];
+
+            if (n_found[seq_id]++ < ckv->settings.window) {
+                res.push_back({ i, seq_id, ubatch.pos[i] });
+            }
+        }
+    }
+
+    return res;
+}
+
+// graphs are reserved with a micro-batch that has no sequences yet
+static int64_t ckv_count_taps(const llama_ckv * ckv, const llama_ubatch & ubatch) {
+    const bool reserving = !ubatch.seq_id[0];
+
+    return reserving || !ckv->several() ? std::min<int64_t>(ubatch.n_tokens, ckv->settings.window*ckv->seqs.size()) : ckv_find_taps(ckv, ubatch).size();
+}
+
 class ckv_graph_input_tap : public llm_graph_input_i {
 public:
-    ckv_graph_input_tap(llama_ckv * ckv, ggml_tensor * rows) : ckv(ckv), rows(rows), generation(ckv->generation) {}
+    ckv_graph_input_tap(llama_ckv * ckv, ggml_tensor * tokens, ggml_tensor * rows) :
+        ckv(ckv), tokens(tokens), rows(rows), generation(ckv->generation) {}
 
     void set_input(const llama_ubatch * ubatch) override {
-        const int64_t n = rows->ne[0];
+        const auto taps = ckv_find_taps(ckv, *ubatch);
 
-        std::vector<int64_t> data(n);
-        for (int64_t i = 0; i < n; ++i) {
-            const llama_pos pos = ubatch->pos[ubatch->n_tokens - n + i];
+        std::vector<int32_t> data_tokens;
+        std::vector<int64_t> data_rows;
 
-            data[i] = pos % ckv->settings.window;
-            ckv->ring_pos[data[i]] = pos;
+        for (auto tap = taps.rbegin(); tap != taps.rend(); ++tap) {
+            data_tokens.push_back(tap->token);
+            data_rows  .push_back(ckv->ring_row(tap->seq_id, tap->pos));
+
+            ckv->seqs[tap->seq_id].ring_pos[tap->pos % ckv->settings.window] = tap->pos;
         }
 
-        ggml_backend_tensor_set(rows, data.data(), 0, ggml_nbytes(rows));
+        if (tokens) {
+            ggml_backend_tensor_set(tokens, data_tokens.data(), 0, ggml_nbytes(tokens));
+        }
+        ggml_backend_tensor_set(rows, data_rows.data(), 0, ggml_nbytes(rows));
     }
 
     bool can_reuse(const llm_graph_params & params) override {
-        return generation == ckv->generation && rows->ne[0] == std::min<int64_t>(params.ubatch.n_tokens, ckv->settings.window);
+        return generation == ckv->generation && rows->ne[0] == ckv_count_taps(ckv, params.ubatch);
     }
 
 private:
     llama_ckv   * ckv;
-    ggml_tensor * rows; // I64 [min(n_tokens, window)]
+    ggml_tensor * tokens; // I32 [n], null: the last n
+    ggml_tensor * rows;   // I64 [n]
 
     const uint64_t generation;
 };
+
+static ggml_tensor * ckv_new_input(ggml_context * ctx, ggml_type type, int64_t n, const char * name) {
+    ggml_tensor * res = ggml_new_tensor_1d(ctx, type, n);
+    ggml_set_input(res);
+    ggml_set_name(res, name);
+    return res;
+}
+
+// q: [n_embd_head, n_head, n_tokens] -> the last n tokens, heads merged
+static ggml_tensor * ckv_last_queries(ggml_context * ctx, ggml_tensor * q, int64_t n) {
+    ggml_tensor * res = ggml_view_3d(ctx, q, q->ne[0], q->ne[1], n, q->nb[1], q->nb[2], (q->ne[2] - n)*q->nb[2]);
+
+    return ggml_is_contiguous(res) ? ggml_reshape_2d(ctx, res, q->ne[0]*q->ne[1], n) : ggml_cont_2d(ctx, res, q->ne[0]*q->ne[1], n);
+}
 
 void ckv_build_tap(const llm_graph_context & graph, llama_ckv * ckv, ggml_tensor * q, float kq_scale, int32_t il) {
     if (!ckv) {
@@ -102,19 +211,19 @@ void ckv_build_tap(const llm_graph_context & graph, llama_ckv * ckv, ggml_tensor
         return; // a dry run that only measures
     }
 
-    const int64_t n = std::min<int64_t>(graph.n_tokens, ckv->settings.window);
+    const int64_t n = ckv_count_taps(ckv, graph.ubatch);
 
     if (&layer == &ckv->layers.front()) { // one input for all layers
-        ckv->tap_rows = ggml_new_tensor_1d(ctx, GGML_TYPE_I64, n);
-        ggml_set_input(ckv->tap_rows);
-        ggml_set_name(ckv->tap_rows, "ckv_tap_rows");
+        ckv->tap_rows   = ckv_new_input(ctx, GGML_TYPE_I64, n, "ckv_tap_rows");
+        ckv->tap_tokens = ckv->several() ? ckv_new_input(ctx, GGML_TYPE_I32, n, "ckv_tap_tokens") : nullptr;
 
-        graph.res->add_input(std::make_unique<ckv_graph_input_tap>(ckv, ckv->tap_rows));
+        graph.res->add_input(std::make_unique<ckv_graph_input_tap>(ckv, ckv->tap_tokens, ckv->tap_rows));
     }
 
-    // q: [n_embd_head, n_head, n_tokens] -> the last n tokens, heads merged
-    ggml_tensor * last = ggml_view_3d(ctx, q, q->ne[0], q->ne[1], n, q->nb[1], q->nb[2], (graph.n_tokens - n)*q->nb[2]);
-    last = ggml_is_contiguous(last) ? ggml_reshape_2d(ctx, last, layer.q->ne[0], n) : ggml_cont_2d(ctx, last, layer.q->ne[0], n);
+    ggml_tensor * last = ckv_last_queries(ctx, q, ckv->several() ? graph.n_tokens : n);
+    if (ckv->tap_tokens) {
+        last = ggml_get_rows(ctx, last, ckv->tap_tokens);
+    }
 
     ggml_build_forward_expand(graph.gf, ggml_set_rows(ctx, layer.q, last, ckv->tap_rows));
 }

@@ -27,20 +27,24 @@ llama_ckv_ptr llama_ckv::create(llama_kv_cache & kv, uint32_t & kv_size) {
     if (kv.v_trans) {
         ckv_throw("a compressed KV cache needs flash attention: create the context with flash_attn enabled");
     }
-    if (kv.n_seq_max > 1) {
-        ckv_throw("a compressed KV cache holds one sequence for now, n_seq_max is " + std::to_string(kv.n_seq_max) +
-                  ": create the context with n_seq_max = 1 (llama-cpp-python: embedding=False)");
-    }
 
     llama_ckv_ptr res(new llama_ckv(kv, settings, kv_size));
 
-    kv_size = std::min(kv_size, settings.n_tail);
+    // upstream allocates one buffer for all layers, which adopt() replaces: next to nothing, unless this only measures
+    kv_size = kv.hparams.no_alloc ? std::min(kv_size, settings.n_tail) : kv.n_pad;
 
     return res;
 }
 
 llama_ckv_ptr ckv_create(llama_kv_cache & kv, uint32_t & kv_size) {
     return llama_ckv::create(kv, kv_size);
+}
+
+// one buffer or one a sequence is a matter of speed to upstream, its results are the same
+bool ckv_unified(const llama_model & model, uint32_t n_seq_max, bool unified) {
+    ckv_settings settings;
+
+    return unified || (n_seq_max > 1 && ckv_find_settings(&model, settings));
 }
 
 void ckv_adopt(llama_ckv * ckv) {
@@ -69,6 +73,12 @@ bool ckv_reserve(llama_ckv * ckv, const std::vector<llama_ubatch> & ubatches) {
                 return false; // the context is full, as for the stock cache
             }
         }
+        for (uint32_t s = 0; s < ubatch.n_seqs_unq; ++s) {
+            if (ubatch.seq_id_unq[s] >= (llama_seq_id) ckv->seqs.size()) {
+                LLAMA_LOG_ERROR("%s: sequence %d of a context with n_seq_max = %zu\n", __func__, ubatch.seq_id_unq[s], ckv->seqs.size());
+                return false;
+            }
+        }
     }
 
     return ckv->reserve(n_tokens);
@@ -81,16 +91,14 @@ void ckv_reset(llama_ckv * ckv) {
 }
 
 bool ckv_seq_rm(llama_ckv * ckv, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
-    if (!ckv) {
-        return true;
+    if (!ckv || ckv->restoring) {
+        return true; // upstream empties the sequence before it restores the cells, after the prefix came back
     }
     if (!ckv->can_rm(seq_id, p0, p1)) {
         return false;
     }
-    // upstream empties the sequence before it restores the cells, after the prefix came back
-    if (seq_id <= 0 && p0 < ckv->pos_frozen && p1 > 0 && !ckv->restoring) {
-        ckv->reset(); // everything goes
-    }
+    ckv->seq_rm(seq_id, p0, p1);
+
     return true;
 }
 
@@ -98,21 +106,52 @@ bool ckv_seq_rm(llama_ckv * ckv, llama_seq_id seq_id, llama_pos p0, llama_pos p1
 // the tokens before it without their window. both caches change, or none does
 bool ckv_seq_rm_iswa(const llama_kv_cache & base, const llama_kv_cache & swa, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     const auto * ckv = base.ckv.get();
-    if (!ckv || seq_id > 0) {
+    if (!ckv) {
         return true;
     }
-    return ckv->can_rm(seq_id, std::max(p0, 0), p1 < 0 ? INT32_MAX : p1) && ckv->can_rm_window(swa, std::max(p0, 0));
+    return ckv->can_rm(seq_id, std::max(p0, 0), p1 < 0 ? INT32_MAX : p1) && ckv->can_rm_window(swa, seq_id, std::max(p0, 0));
 }
 
-bool ckv_has_prefix(const llama_ckv * ckv) {
-    return ckv && ckv->pos_frozen > 0;
-}
+bool ckv_can_cp(const llama_ckv * ckv, llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) {
+    const auto unknown = [ckv](llama_seq_id seq_id) { return seq_id >= (llama_seq_id) ckv->seqs.size(); };
 
-bool ckv_refuses_shift(const llama_ckv * ckv) {
-    if (!ckv_has_prefix(ckv)) {
+    if (ckv && (unknown(seq_id_src) || unknown(seq_id_dst))) {
+        LLAMA_LOG_ERROR("%s: sequences %d and %d of a context with n_seq_max = %zu\n", __func__, seq_id_src, seq_id_dst, ckv->seqs.size());
         return false;
     }
-    LLAMA_LOG_ERROR("%s: positions of a compressed KV cache cannot be shifted; clear it and decode again\n", __func__);
+    if (!ckv || ckv->can_cp(seq_id_src, seq_id_dst, std::max(p0, 0), p1 < 0 ? INT32_MAX : p1)) {
+        return true;
+    }
+    LLAMA_LOG_ERROR("%s: sequence %d is compressed: copy all of it, or what ends at position %d or later, to a sequence that was emptied before\n",
+            __func__, seq_id_src, ckv->pos_frozen(seq_id_src));
+    return false;
+}
+
+bool ckv_seq_cp(llama_ckv * ckv, llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) {
+    if (!ckv_can_cp(ckv, seq_id_src, seq_id_dst, p0, p1)) {
+        return false;
+    }
+    if (ckv) {
+        ckv->seq_cp(seq_id_src, seq_id_dst, std::max(p0, 0), p1 < 0 ? INT32_MAX : p1);
+    }
+    return true;
+}
+
+void ckv_seq_keep(llama_ckv * ckv, llama_seq_id seq_id) {
+    if (ckv) {
+        ckv->seq_keep(seq_id);
+    }
+}
+
+bool ckv_can_shift(const llama_ckv * ckv) {
+    return !ckv || ckv->several() || ckv->blocks.empty();
+}
+
+bool ckv_refuses_shift(const llama_ckv * ckv, llama_seq_id seq_id) {
+    if (!ckv || ckv->block_of(seq_id) < 0) {
+        return false;
+    }
+    LLAMA_LOG_ERROR("%s: sequence %d is compressed, its positions are shifted by llama_ckv_rebase() only\n", __func__, seq_id);
     return true;
 }
 
@@ -121,5 +160,5 @@ uint32_t ckv_n_prefix(const llama_ckv * ckv, int32_t ikv) {
 }
 
 uint32_t ckv_max_prefix(const llama_ckv * ckv) {
-    return ckv ? ckv->max_prefix() : 0;
+    return !ckv ? 0 : ckv->several() ? ckv->blocks.size() : ckv->max_prefix();
 }

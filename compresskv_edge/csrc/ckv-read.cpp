@@ -3,6 +3,7 @@
 #include "ckv-api.h"
 
 #include "llama-context.h"
+#include "llama-ext.h"
 #include "llama-kv-cache.h"
 #include "llama-kv-cache-iswa.h"
 #include "llama-model.h"
@@ -33,6 +34,10 @@ static llama_ckv_stats ckv_stock_stats(llama_context * ctx) {
     return res;
 }
 
+static int64_t ckv_tokens_seen(const llama_ckv & ckv, llama_seq_id seq_id) {
+    return ckv.seqs[seq_id].n_rebased + std::max<int64_t>(ckv.pos_frozen(seq_id), (int64_t) ckv.cells().seq_pos_max(seq_id) + 1);
+}
+
 int32_t llama_ckv_get_stats(llama_context * ctx, llama_ckv_stats * stats) {
     if (!ctx || !stats) {
         return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "ctx or stats is NULL");
@@ -46,10 +51,10 @@ int32_t llama_ckv_get_stats(llama_context * ctx, llama_ckv_stats * stats) {
 
     const size_t swa_bytes = ckv_swa(ctx) ? ckv_memory_bytes(*ckv_swa(ctx)) : 0;
 
-    stats->n_tokens_seen  = std::max<int64_t>(ckv->pos_frozen, (int64_t) ctx->get_memory()->seq_pos_max(0) + 1);
+    stats->n_tokens_seen  = ckv_tokens_seen(*ckv, 0);
     stats->n_tail_used    = ckv->n_used();
     stats->n_tail         = ckv->n_tail();
-    stats->n_frozen       = ckv->pos_frozen;
+    stats->n_frozen       = ckv->pos_frozen(0);
     stats->kv_bytes       = ckv->kv_bytes()       + swa_bytes;
     stats->kv_bytes_peak  = ckv->bytes_peak       + swa_bytes;
     stats->kv_bytes_stock = ckv->kv_bytes_stock() + swa_bytes;
@@ -60,9 +65,44 @@ int32_t llama_ckv_get_stats(llama_context * ctx, llama_ckv_stats * stats) {
     return LLAMA_CKV_OK;
 }
 
-static std::vector<llama_pos> ckv_swa_positions(const llama_kv_cache & swa) {
+int32_t llama_ckv_get_seq_stats(llama_context * ctx, llama_seq_id seq_id, llama_ckv_seq_stats * stats) {
+    llama_ckv * ckv = nullptr;
+    if (const int32_t status = ckv_get_seq(ctx, seq_id, &ckv)) {
+        return status;
+    }
+    if (!stats) {
+        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "stats is NULL");
+    }
+
+    const int32_t b = ckv->block_of(seq_id);
+
+    stats->n_tokens_seen = ckv_tokens_seen(*ckv, seq_id);
+    stats->n_tail_used   = ckv->n_used(seq_id);
+    stats->n_frozen      = ckv->pos_frozen(seq_id);
+    stats->n_rebased     = ckv->seqs[seq_id].n_rebased;
+    stats->n_sharing     = b < 0 ? 0 : ckv->blocks[b].seqs.count();
+
+    return LLAMA_CKV_OK;
+}
+
+int32_t llama_ckv_get_memory(llama_context * ctx, llama_ckv_memory * memory) {
+    if (!ctx || !memory) {
+        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "ctx or memory is NULL");
+    }
+
+    *memory = {};
+    for (const auto & [_, bytes] : llama_get_memory_breakdown(ctx)) {
+        memory->model_bytes   += bytes.model;
+        memory->context_bytes += bytes.context;
+        memory->compute_bytes += bytes.compute;
+    }
+
+    return LLAMA_CKV_OK;
+}
+
+static std::vector<llama_pos> ckv_swa_positions(const llama_kv_cache & swa, llama_seq_id seq_id) {
     std::vector<llama_pos> res;
-    for (const auto & [pos, cell] : swa.get_cells(0).seq_pos_get(0)) {
+    for (const auto & [pos, cell] : swa.get_cells(seq_id).seq_pos_get(seq_id)) {
         res.push_back(pos);
     }
     return res;
@@ -80,7 +120,7 @@ int32_t llama_ckv_positions(llama_context * ctx, llama_seq_id seq_id, int32_t il
     }
 
     const int32_t ikv = ckv->cache_layer(il);
-    const auto    res = ikv >= 0 ? ckv->positions(ikv) : ckv_swa(ctx) ? ckv_swa_positions(*ckv_swa(ctx)) : std::vector<llama_pos>();
+    const auto    res = ikv >= 0 ? ckv->positions(ikv, seq_id) : ckv_swa(ctx) ? ckv_swa_positions(*ckv_swa(ctx), seq_id) : std::vector<llama_pos>();
 
     if (positions) {
         std::copy_n(res.begin(), std::min<int32_t>(res.size(), std::max(n_max, 0)), positions);
@@ -99,14 +139,14 @@ int32_t llama_ckv_read_queries(llama_context * ctx, llama_seq_id seq_id, int32_t
         return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "q is NULL");
     }
 
-    const auto rows = ckv->window_rows();
+    const auto rows = ckv->window_rows(seq_id);
 
     const int32_t w = ckv->settings.window;
     if ((int32_t) rows.size() < w) {
         return ckv_fail(LLAMA_CKV_ERR_STATE, "the queries of " + std::to_string(rows.size()) + " of the last " + std::to_string(w) + " tokens are known: decode more tokens first");
     }
 
-    ctx->synchronize();
+    ckv->flush();
 
     const ggml_tensor * ring = ckv->layers[ikv].q; // [head_dim*n_head, window]
 
@@ -160,9 +200,9 @@ int32_t llama_ckv_read_kv(llama_context * ctx, llama_seq_id seq_id, int32_t il, 
         return status;
     }
 
-    ctx->synchronize();
+    ckv->flush();
 
-    const auto rows = ckv->rows(ikv);
+    const auto rows = ckv->rows(ikv, seq_id);
     if (k) {
         ckv_read_rows(ckv->tensor_k(ikv), rows, ckv->n_head_kv(ikv), k);
     }

@@ -10,13 +10,17 @@
 #include <cmath>
 #include <map>
 
-std::vector<int32_t> llama_ckv::window_rows() const {
+int32_t llama_ckv::ring_row(llama_seq_id seq_id, llama_pos pos) const {
+    return seq_id*settings.window + pos % settings.window;
+}
+
+std::vector<int32_t> llama_ckv::window_rows(llama_seq_id seq_id) const {
     const int32_t   w    = settings.window;
-    const llama_pos last = kv.v_cells[0].seq_pos_max(0);
+    const llama_pos last = cells().seq_pos_max(seq_id);
 
     std::vector<int32_t> res;
-    for (llama_pos pos = last; pos >= 0 && pos > last - w && ring_pos[pos % w] == pos; --pos) {
-        res.push_back(pos % w);
+    for (llama_pos pos = last; pos >= 0 && pos > last - w && seqs[seq_id].ring_pos[pos % w] == pos; --pos) {
+        res.push_back(ring_row(seq_id, pos));
     }
 
     std::reverse(res.begin(), res.end());
@@ -85,12 +89,12 @@ static ggml_tensor * ckv_window_attention(
     return ggml_reshape_2d(ctx, kq, n_rows, ggml_nelements(kq)/n_rows);
 }
 
-bool llama_ckv::score(int32_t ikv, std::vector<std::vector<float>> & scores) {
+bool llama_ckv::score(int32_t ikv, llama_seq_id seq_id, std::vector<std::vector<float>> & scores) {
     const auto & heads = settings.heads[model_layer(ikv)];
 
     const auto groups = ckv_group_heads(heads, n_head(ikv)/n_head_kv(ikv));
-    const auto rows_k = rows(ikv);
-    const auto rows_q = window_rows();
+    const auto rows_k = rows(ikv, seq_id);
+    const auto rows_q = window_rows(seq_id);
 
     // average pooling is linear: the sum over the heads may come first, and one vector crosses to the host
     const bool apart = settings.pooling == LLAMA_CKV_POOLING_MAX;
@@ -103,7 +107,7 @@ bool llama_ckv::score(int32_t ikv, std::vector<std::vector<float>> & scores) {
     auto * ctx = graph.ctx.get();
 
     ggml_tensor * k = tensor_k(ikv);
-    ggml_tensor * q = layers[ikv].q; // [n_embd_head*n_head, window]
+    ggml_tensor * q = layers[ikv].q; // [n_embd_head*n_head, window*n_seq_max]
 
     const int64_t d = k->ne[0]/n_head_kv(ikv);
 

@@ -1,4 +1,12 @@
 // the prefix in saved states: one section in front of the cells that upstream writes (llama_state_*, llama_state_seq_*)
+//
+//     magic, version, window, layers     u32 each
+//     cells that follow                  u32
+//     sequences                          u32, then each: id i32, rebased i32, ring positions (window,) i32
+//     blocks                             u32, then each: frozen i32, sequences u32, their ids i32, rows (layers,) u32
+//     a layer: bytes of a row of K and V u64 each
+//              a block:    positions (rows,) i32, K rows, V rows
+//              a sequence: ring of queries (window, n_embd_head*n_head) f32
 
 #include "ckv-cache.h"
 
@@ -6,10 +14,11 @@
 #include "llama-kv-cache.h"
 
 #include <algorithm>
+#include <iterator>
 #include <stdexcept>
 
 static constexpr uint32_t CKV_STATE_MAGIC   = 0x564b4343; // "CCKV"
-static constexpr uint32_t CKV_STATE_VERSION = 1;
+static constexpr uint32_t CKV_STATE_VERSION = 2; // 1: one sequence
 
 template <typename T>
 static void ckv_write(llama_io_write_i & io, const T & value) {
@@ -31,27 +40,81 @@ static void ckv_expect(llama_io_read_i & io, const T & value, const char * what)
     }
 }
 
-void llama_ckv::state_write(llama_io_write_i & io) const {
+// the sequences and blocks that a state of seq_id holds
+static std::vector<llama_seq_id> ckv_state_seqs(const llama_ckv & ckv, llama_seq_id seq_id) {
+    std::vector<llama_seq_id> res;
+    for (llama_seq_id s = 0; s < (llama_seq_id) ckv.seqs.size(); ++s) {
+        if (seq_id < 0 ? ckv.n_used(s) > 0 || ckv.block_of(s) >= 0 : s == seq_id) {
+            res.push_back(s);
+        }
+    }
+    return res;
+}
+
+static std::vector<int32_t> ckv_state_blocks(const llama_ckv & ckv, const std::vector<llama_seq_id> & ids) {
+    std::vector<int32_t> res;
+    for (size_t b = 0; b < ckv.blocks.size(); ++b) {
+        if (std::any_of(ids.begin(), ids.end(), [&](llama_seq_id s) { return ckv.blocks[b].seqs.test(s); })) {
+            res.push_back(b);
+        }
+    }
+    return res;
+}
+
+static void ckv_write_block(llama_io_write_i & io, const ckv_block & block, const std::vector<llama_seq_id> & ids) {
+    std::vector<llama_seq_id> members;
+    std::copy_if(ids.begin(), ids.end(), std::back_inserter(members), [&](llama_seq_id s) { return block.seqs.test(s); });
+
+    ckv_write(io, block.pos_frozen);
+    ckv_write(io, (uint32_t) members.size());
+    io.write(members.data(), members.size()*sizeof(llama_seq_id));
+
+    for (const auto & pos : block.pos) {
+        ckv_write(io, (uint32_t) pos.size());
+    }
+}
+
+void llama_ckv::state_write(llama_io_write_i & io, llama_seq_id seq_id) const {
+    const auto ids   = ckv_state_seqs(*this, seq_id);
+    const auto saved = ckv_state_blocks(*this, ids);
+
     ckv_write(io, CKV_STATE_MAGIC);
     ckv_write(io, CKV_STATE_VERSION);
     ckv_write(io, settings.window);
     ckv_write(io, (uint32_t) layers.size());
-    ckv_write(io, pos_frozen);
-    ckv_write(io, n_used());
+    ckv_write(io, seq_id < 0 ? n_used() : n_used(seq_id));
 
-    io.write(ring_pos.data(), ring_pos.size()*sizeof(llama_pos));
+    ckv_write(io, (uint32_t) ids.size());
+    for (const llama_seq_id s : ids) {
+        ckv_write(io, s);
+        ckv_write(io, seqs[s].n_rebased);
+        io.write(seqs[s].ring_pos.data(), settings.window*sizeof(llama_pos));
+    }
+
+    ckv_write(io, (uint32_t) saved.size());
+    for (const int32_t b : saved) {
+        ckv_write_block(io, blocks[b], ids);
+    }
 
     for (size_t i = 0; i < layers.size(); ++i) {
-        const auto & prefix = layers[i].prefix;
+        auto * k = tensor_k(i);
+        auto * v = tensor_v(i);
+        auto * q = layers[i].q;
 
-        ckv_write(io, (uint32_t) prefix.size());
-        ckv_write(io, (uint64_t) tensor_k(i)->nb[1]);
-        ckv_write(io, (uint64_t) tensor_v(i)->nb[1]);
-        io.write(prefix.data(), prefix.size()*sizeof(llama_pos));
+        ckv_write(io, (uint64_t) k->nb[1]);
+        ckv_write(io, (uint64_t) v->nb[1]);
 
-        io.write_tensor(tensor_k(i), 0, prefix.size()*tensor_k(i)->nb[1]);
-        io.write_tensor(tensor_v(i), 0, prefix.size()*tensor_v(i)->nb[1]);
-        io.write_tensor(layers[i].q, 0, ggml_nbytes(layers[i].q));
+        for (const int32_t b : saved) {
+            const auto & pos = blocks[b].pos[i];
+            const size_t row = first_row(i, b);
+
+            io.write(pos.data(), pos.size()*sizeof(llama_pos));
+            io.write_tensor(k, row*k->nb[1], pos.size()*k->nb[1]);
+            io.write_tensor(v, row*v->nb[1], pos.size()*v->nb[1]);
+        }
+        for (const llama_seq_id s : ids) {
+            io.write_tensor(q, ring_row(s, 0)*q->nb[1], settings.window*q->nb[1]);
+        }
     }
 }
 
@@ -61,69 +124,163 @@ static std::vector<llama_pos> ckv_read_positions(llama_io_read_i & io, uint32_t 
     return res;
 }
 
-void llama_ckv::state_read(llama_io_read_i & io) {
-    ckv_expect(io, CKV_STATE_MAGIC,   "it was saved without a profile");
-    ckv_expect(io, CKV_STATE_VERSION, "it was saved by another version");
-    ckv_expect(io, settings.window,   "another observation window");
-    ckv_expect(io, (uint32_t) layers.size(), "another number of layers");
+// what a state says before its rows
+struct ckv_state_head {
+    uint32_t n_cells = 0;
 
-    const auto frozen = ckv_read<llama_pos>(io);
-    const auto n_live = ckv_read<uint32_t>(io);
-    const auto ring   = ckv_read_positions(io, settings.window);
+    std::vector<llama_seq_id> ids; // as in this cache
+    std::vector<ckv_seq>      seqs;
+    std::vector<ckv_block>    blocks; // positions sized, not yet read
+};
 
-    if (frozen < 0 || frozen > (llama_pos) n_ctx || n_live > n_ctx) {
-        throw std::runtime_error("the state holds more tokens than n_ctx = " + std::to_string(n_ctx) + ": create the context with a larger n_ctx");
+static void ckv_refuse_state(bool bad, const std::string & why) {
+    if (bad) {
+        throw std::runtime_error(why);
+    }
+}
+
+static ckv_block ckv_read_block(llama_io_read_i & io, const llama_ckv & ckv, llama_seq_id seq_id, size_t n_layer) {
+    ckv_block res;
+
+    res.pos_frozen = ckv_read<llama_pos>(io);
+    ckv_refuse_state(res.pos_frozen < 0 || res.pos_frozen > (llama_pos) ckv.n_ctx,
+            "the state holds more tokens than n_ctx = " + std::to_string(ckv.n_ctx) + ": create the context with a larger n_ctx");
+
+    const auto n_members = ckv_read<uint32_t>(io);
+    ckv_refuse_state(n_members < 1 || n_members > (seq_id < 0 ? ckv.seqs.size() : 1), "the state is damaged: sequences of a prefix");
+
+    for (const llama_seq_id member : ckv_read_positions(io, n_members)) {
+        ckv_refuse_state(seq_id < 0 && (member < 0 || member >= (llama_seq_id) ckv.seqs.size()), "the state is damaged: sequences of a prefix");
+        res.seqs.set(seq_id < 0 ? member : seq_id);
     }
 
-    const uint32_t n_tail_new = std::max<uint32_t>(settings.n_tail, std::min<uint32_t>(GGML_PAD(n_live, 256), n_ctx));
+    for (size_t i = 0; i < n_layer; ++i) {
+        const auto n = ckv_read<uint32_t>(io);
+        ckv_refuse_state(n > (uint32_t) res.pos_frozen, "the state is damaged: a layer keeps more tokens than there were");
+        res.pos.emplace_back(n);
+    }
 
-    clear(n_tail_new);
+    return res;
+}
+
+static ckv_state_head ckv_read_head(llama_io_read_i & io, const llama_ckv & ckv, llama_seq_id seq_id) {
+    ckv_expect(io, CKV_STATE_MAGIC,     "it was saved without a profile");
+    ckv_expect(io, CKV_STATE_VERSION,   "it was saved by another version");
+    ckv_expect(io, ckv.settings.window, "another observation window");
+    ckv_expect(io, (uint32_t) ckv.layers.size(), "another number of layers");
+
+    ckv_state_head res;
+
+    res.n_cells = ckv_read<uint32_t>(io);
+    ckv_refuse_state(res.n_cells > (uint64_t) ckv.n_ctx*ckv.seqs.size(),
+            "the state holds more tokens than n_ctx = " + std::to_string(ckv.n_ctx) + ": create the context with a larger n_ctx");
+
+    const auto n_seqs = ckv_read<uint32_t>(io);
+    ckv_refuse_state(n_seqs > ckv.seqs.size() || (seq_id >= 0 && n_seqs != 1),
+            "the state holds " + std::to_string(n_seqs) + " sequences: create the context with a larger n_seq_max");
+
+    for (uint32_t i = 0; i < n_seqs; ++i) {
+        const auto id = ckv_read<llama_seq_id>(io);
+        ckv_refuse_state(seq_id < 0 && (id < 0 || id >= (llama_seq_id) ckv.seqs.size()),
+                "the state holds sequence " + std::to_string(id) + ": create the context with a larger n_seq_max");
+
+        ckv_seq seq;
+        seq.n_rebased = ckv_read<llama_pos>(io);
+        seq.ring_pos  = ckv_read_positions(io, ckv.settings.window);
+
+        res.ids .push_back(seq_id < 0 ? id : seq_id);
+        res.seqs.push_back(seq);
+    }
+
+    const auto n_blocks = ckv_read<uint32_t>(io);
+    ckv_refuse_state(n_blocks > n_seqs, "the state is damaged: more prefixes than sequences");
+
+    for (uint32_t b = 0; b < n_blocks; ++b) {
+        res.blocks.push_back(ckv_read_block(io, ckv, seq_id, ckv.layers.size()));
+    }
+
+    return res;
+}
+
+// the others stay where they are; rows and cells for what the state holds
+void llama_ckv::make_room(llama_seq_id seq_id, const std::vector<ckv_block> & added, uint32_t n_cells) {
+    flush();
+    if (seq_id < 0) {
+        clear(settings.n_tail);
+    }
+
+    ckv_layout layout = layout_without(std::max(seq_id, 0), {});
+    for (const auto & block : added) {
+        std::vector<std::vector<int32_t>> rows;
+        for (const auto & pos : block.pos) {
+            rows.emplace_back(pos.size(), 0); // any row, it is overwritten
+        }
+        add_block(layout, block, rows);
+    }
+    layout.n_tail = tail_for(layout, n_cells);
+
+    ckv_refuse_state(!rebuild(layout), "no memory for the KV cache of the state");
+}
+
+void llama_ckv::state_read(llama_io_read_i & io, llama_seq_id seq_id) {
+    const auto head = ckv_read_head(io, *this, seq_id);
+
+    make_room(seq_id, head.blocks, head.n_cells);
+
+    const size_t first = blocks.size() - head.blocks.size();
 
     for (size_t i = 0; i < layers.size(); ++i) {
-        const auto n_prefix = ckv_read<uint32_t>(io);
-        if (n_prefix > (uint32_t) frozen) {
-            throw std::runtime_error("the state is damaged: a layer keeps more tokens than there were");
+        auto * k = tensor_k(i);
+        auto * v = tensor_v(i);
+        auto * q = layers[i].q;
+
+        ckv_expect(io, (uint64_t) k->nb[1], "another type_k");
+        ckv_expect(io, (uint64_t) v->nb[1], "another type_v");
+
+        // upstream may copy the bytes later: the tensors are in place by now
+        for (size_t b = first; b < blocks.size(); ++b) {
+            const size_t row = first_row(i, b);
+            const size_t n   = blocks[b].pos[i].size();
+
+            blocks[b].pos[i] = ckv_read_positions(io, n);
+            io.read_tensor(k, row*k->nb[1], n*k->nb[1]);
+            io.read_tensor(v, row*v->nb[1], n*v->nb[1]);
         }
-        ckv_expect(io, (uint64_t) tensor_k(i)->nb[1], "another type_k");
-        ckv_expect(io, (uint64_t) tensor_v(i)->nb[1], "another type_v");
-
-        const auto prefix = ckv_read_positions(io, n_prefix);
-
-        ckv_store store;
-        if (!alloc(i, n_prefix + n_tail_new, store)) {
-            throw std::runtime_error("no memory for the KV cache of the state");
+        for (const llama_seq_id s : head.ids) {
+            io.read_tensor(q, ring_row(s, 0)*q->nb[1], settings.window*q->nb[1]);
         }
-        install(i, store);
-        layers[i].prefix = prefix;
-
-        // upstream may copy the bytes later: the tensors are in place by then
-        io.read_tensor(tensor_k(i), 0, n_prefix*tensor_k(i)->nb[1]);
-        io.read_tensor(tensor_v(i), 0, n_prefix*tensor_v(i)->nb[1]);
-        io.read_tensor(layers[i].q, 0, ggml_nbytes(layers[i].q));
     }
 
-    resize_cells({}, n_tail_new);
-    place_tails(n_tail_new);
-
-    pos_frozen = frozen;
-    ring_pos   = ring;
+    for (size_t i = 0; i < head.ids.size(); ++i) {
+        seqs[head.ids[i]].n_rebased = head.seqs[i].n_rebased;
+        seqs[head.ids[i]].ring_pos  = head.seqs[i].ring_pos;
+    }
 }
 
-void ckv_state_write(const llama_ckv * ckv, llama_io_write_i & io) {
+void ckv_state_write(const llama_ckv * ckv, llama_io_write_i & io, llama_seq_id seq_id) {
     if (ckv) {
-        ckv->state_write(io);
+        ckv->state_write(io, seq_id);
     }
 }
 
-ckv_restore::ckv_restore(llama_ckv * ckv, llama_io_read_i & io) : ckv(ckv) {
+// the sequence, or all of them, is empty after a failed restore, as upstream leaves it
+static void ckv_drop(llama_ckv & ckv, llama_seq_id seq_id) {
+    if (seq_id < 0) {
+        ckv.clear(ckv.n_tail());
+    } else {
+        ckv.kv.seq_rm(seq_id, -1, -1);
+    }
+}
+
+ckv_restore::ckv_restore(llama_ckv * ckv, llama_io_read_i & io, llama_seq_id seq_id) : ckv(ckv), seq_id(seq_id) {
     if (!ckv) {
         return;
     }
 
     try {
-        ckv->state_read(io);
+        ckv->state_read(io, seq_id);
     } catch (...) {
-        ckv->clear(ckv->n_tail()); // empty, as upstream leaves a cache after a failed restore
+        ckv_drop(*ckv, seq_id);
         throw;
     }
     ckv->restoring = true;
@@ -135,7 +292,7 @@ ckv_restore::~ckv_restore() {
     }
 
     ckv->restoring = false;
-    if (ckv->n_used() == 0 && std::uncaught_exceptions() > 0) {
-        ckv->reset();
+    if (std::uncaught_exceptions() > 0) {
+        ckv_drop(*ckv, seq_id);
     }
 }

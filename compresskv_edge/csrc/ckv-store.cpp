@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <numeric>
 
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -15,7 +16,7 @@
 
 bool llama_ckv::alloc(int32_t ikv, uint32_t n_rows, ckv_store & store) const {
     ggml_init_params params = {
-        /*.mem_size   =*/ 5*ggml_tensor_overhead(),
+        /*.mem_size   =*/ 6*ggml_tensor_overhead(),
         /*.mem_buffer =*/ NULL,
         /*.no_alloc   =*/ true,
     };
@@ -28,10 +29,15 @@ bool llama_ckv::alloc(int32_t ikv, uint32_t n_rows, ckv_store & store) const {
 
     store.k = ggml_new_tensor_3d(ctx, k->type, k->ne[0], n_rows, 1);
     store.v = ggml_new_tensor_3d(ctx, v->type, v->ne[0], n_rows, 1);
-    store.q = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, (int64_t) kv.hparams.n_embd_head_k(model_layer(ikv))*n_head(ikv), settings.window);
+    store.q = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, (int64_t) kv.hparams.n_embd_head_k(model_layer(ikv))*n_head(ikv), settings.window*seqs.size());
 
     store.k_tail = ggml_view_2d(ctx, store.k, k->ne[0], n_rows, store.k->nb[1], 0);
     store.v_tail = ggml_view_2d(ctx, store.v, v->ne[0], n_rows, store.v->nb[1], 0);
+
+    if (several()) {
+        store.columns = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_rows);
+        ggml_format_name(store.columns, "cache_columns_l%d", model_layer(ikv));
+    }
 
     ggml_format_name(store.k, "cache_k_l%d", model_layer(ikv));
     ggml_format_name(store.v, "cache_v_l%d", model_layer(ikv));
@@ -62,21 +68,43 @@ void llama_ckv::place_tails(uint32_t n_tail) {
 
         ckv_place_view(layer.k_stream[0], layer.k, n_prefix(i), n_tail);
         ckv_place_view(layer.v_stream[0], layer.v, n_prefix(i), n_tail);
+
+        place_columns(i);
     }
+}
+
+// which column of the mask says whether a token sees this row: one a block, then one a cell
+void llama_ckv::place_columns(int32_t ikv) {
+    ggml_tensor * columns = layers[ikv].columns;
+    if (!columns) {
+        return;
+    }
+
+    std::vector<int32_t> data;
+    for (size_t b = 0; b < blocks.size(); ++b) {
+        data.insert(data.end(), blocks[b].pos[ikv].size(), b);
+    }
+    for (int32_t j = 0; (int64_t) data.size() < columns->ne[0]; ++j) {
+        data.push_back(blocks.size() + j);
+    }
+
+    ggml_backend_tensor_set(columns, data.data(), 0, ggml_nbytes(columns));
 }
 
 // the layer takes the store, its old tensors are freed
 void llama_ckv::install(int32_t ikv, ckv_store & store) {
     auto & layer = kv.layers[ikv];
 
-    bytes_peak = std::max(bytes_peak, kv_bytes() + ggml_nbytes(store.k) + ggml_nbytes(store.v)); // both are there now
+    // both are there now
+    bytes_peak = std::max(bytes_peak, kv_bytes() + ggml_backend_buffer_get_size(store.buf.get()) - ggml_nbytes(store.q));
 
     layer.k = store.k;
     layer.v = store.v;
     layer.k_stream = { store.k_tail };
     layer.v_stream = { store.v_tail };
 
-    layers[ikv].q = store.q;
+    layers[ikv].q       = store.q;
+    layers[ikv].columns = store.columns;
 
     kv.ctxs_bufs[ikv] = { std::move(store.ctx), std::move(store.buf) };
     generation++;
@@ -133,12 +161,16 @@ bool llama_ckv::fill(int32_t ikv, const std::vector<int32_t> & rows, const ckv_s
         ggml_backend_tensor_copy(layers[ikv].q, store.q);
     }
 
+    if (rows.empty()) {
+        return true;
+    }
+
     ckv_graph graph(*this, 16);
 
     ggml_tensor * idx = graph.input_i32("ckv_rows", rows.size());
 
     for (const auto & [src, dst] : moves) {
-        if (!in_place && (ckv_is_one_run(rows) || src->nb[1] % sizeof(int32_t) != 0)) {
+        if (!in_place && (ckv_is_one_run(rows) || src->nb[1] % sizeof(int32_t) != 0 || !lctx)) {
             ckv_copy_runs(src, dst, rows);
             continue;
         }
@@ -163,6 +195,10 @@ bool llama_ckv::fill(int32_t ikv, const std::vector<int32_t> & rows, const ckv_s
 
 // the compute buffers were sized for the whole prompt: back to the size that the compressed cache needs
 void llama_ckv::release_compute() {
+    if (!lctx) {
+        return; // a state restored into a new context: nothing ran yet
+    }
+
     lctx->sched_need_reserve = true;
     try {
         lctx->sched_reserve();
@@ -185,16 +221,20 @@ void llama_ckv::release_compute() {
 bool llama_ckv::fits_in_place(int32_t ikv, uint32_t n_rows) const {
     const auto fits = [&](const ggml_tensor * t) { return t->ne[1] == n_rows && t->nb[1] % sizeof(int32_t) == 0; };
 
-    return fits(tensor_k(ikv)) && fits(tensor_v(ikv));
+    return lctx && fits(tensor_k(ikv)) && fits(tensor_v(ikv));
 }
 
 // a cancelled decode leaves whole rows behind, a cancelled move would not
 struct ckv_no_abort {
     ckv_no_abort(llama_context * lctx, ggml_abort_callback callback, void * data) : lctx(lctx), callback(callback), data(data) {
-        lctx->set_abort_callback(nullptr, nullptr);
+        if (lctx) {
+            lctx->set_abort_callback(nullptr, nullptr);
+        }
     }
     ~ckv_no_abort() {
-        lctx->set_abort_callback(callback, data);
+        if (lctx) {
+            lctx->set_abort_callback(callback, data);
+        }
     }
 
     llama_context     * lctx;
@@ -202,20 +242,87 @@ struct ckv_no_abort {
     void              * data;
 };
 
+// blocks that nobody sees are left out; of seq_id the cells in `live` stay
+ckv_layout llama_ckv::layout_without(llama_seq_id seq_id, const std::vector<uint32_t> & live) const {
+    ckv_layout res;
+    res.rows.resize(layers.size());
+
+    for (size_t b = 0; b < blocks.size(); ++b) {
+        ckv_block block = blocks[b];
+        block.seqs.reset(seq_id);
+        if (block.seqs.none()) {
+            continue;
+        }
+
+        std::vector<std::vector<int32_t>> rows(layers.size());
+        for (size_t i = 0; i < layers.size(); ++i) {
+            rows[i].resize(block.pos[i].size());
+            std::iota(rows[i].begin(), rows[i].end(), first_row(i, b));
+        }
+        add_block(res, std::move(block), rows);
+    }
+
+    for (const uint32_t cell : tail_cells(-1)) {
+        ckv_cell next = { cell, cells().seq_get_all(cell) };
+
+        next.seqs.reset(seq_id);
+        if (std::find(live.begin(), live.end(), cell) != live.end()) {
+            next.seqs.set(seq_id);
+        }
+        if (next.seqs.any()) {
+            res.cells.push_back(next);
+        }
+    }
+    return res;
+}
+
+void llama_ckv::add_block(ckv_layout & layout, ckv_block block, const std::vector<std::vector<int32_t>> & rows) const {
+    layout.blocks.push_back(std::move(block));
+
+    for (size_t i = 0; i < layers.size(); ++i) {
+        layout.rows[i].insert(layout.rows[i].end(), rows[i].begin(), rows[i].end());
+    }
+}
+
+bool llama_ckv::gather(llama_seq_id seq_id, const std::vector<ckv_kept> & kept) {
+    const auto own = tail_cells(seq_id);
+    const std::vector<uint32_t> live(own.end() - settings.window, own.end());
+
+    ckv_layout layout = layout_without(seq_id, live);
+
+    ckv_block block;
+    block.seqs.set(seq_id);
+    block.pos_frozen = cells().pos_get(live[0]);
+    block.pos.resize(layers.size());
+
+    std::vector<std::vector<int32_t>> rows_new(layers.size());
+
+    for (size_t i = 0; i < layers.size(); ++i) {
+        GGML_ASSERT(kept[i].size() >= settings.window && "the window is always kept");
+
+        const auto rows_old = rows(i, seq_id);
+        const auto pos_old  = positions(i, seq_id);
+
+        for (size_t j = 0; j + settings.window < kept[i].size(); ++j) {
+            rows_new[i] .push_back(rows_old[kept[i][j]]);
+            block.pos[i].push_back(pos_old [kept[i][j]]);
+        }
+    }
+    add_block(layout, std::move(block), rows_new);
+    layout.n_tail = tail_for(layout, 0);
+
+    return rebuild(layout);
+}
+
 // one layer after the other, each old tensor freed before the next new one is allocated: at no time is there more than
 // the full cache and one compressed layer
-bool llama_ckv::gather(const std::vector<ckv_kept> & kept) {
-    const uint32_t n_live = settings.window;
-
-    const auto cells = tail_cells();
-    const std::vector<uint32_t> live(cells.end() - n_live, cells.end());
-
-    const ckv_no_abort no_abort(lctx, lctx->abort_callback, lctx->abort_callback_data);
+bool llama_ckv::rebuild(const ckv_layout & layout) {
+    const ckv_no_abort no_abort(lctx, lctx ? lctx->abort_callback : nullptr, lctx ? lctx->abort_callback_data : nullptr);
 
     bool moved = false;
 
     for (size_t i = 0; i < layers.size(); ++i) {
-        if (!gather_layer(i, kept[i], moved)) {
+        if (!move_layer(i, layout, moved)) {
             if (moved) {
                 clear(settings.n_tail); // layers of different tokens and no common tail: what is left means nothing
             }
@@ -223,11 +330,11 @@ bool llama_ckv::gather(const std::vector<ckv_kept> & kept) {
         }
     }
 
-    pos_frozen = kv.v_cells[0].pos_get(live[0]);
+    blocks = layout.blocks;
+    generation++;
 
-    kv.v_heads[0] = n_live;
-    resize_cells(live, settings.n_tail);
-    place_tails(settings.n_tail);
+    set_cells(layout.cells, layout.n_tail);
+    place_tails(layout.n_tail);
 
     release_compute();
 
@@ -235,38 +342,27 @@ bool llama_ckv::gather(const std::vector<ckv_kept> & kept) {
 }
 
 // moved: set once the layer's old rows are no longer what they were
-bool llama_ckv::gather_layer(int32_t ikv, const ckv_kept & kept, bool & moved) {
-    GGML_ASSERT(kept.size() >= settings.window && "the window is always kept");
+bool llama_ckv::move_layer(int32_t ikv, const ckv_layout & layout, bool & moved) {
+    std::vector<int32_t> rows = layout.rows[ikv];
 
-    const auto rows_old = rows(ikv);
-    const auto pos_old  = positions(ikv);
+    const uint32_t n_rows = std::max<uint32_t>(rows.size() + layout.n_tail, n_rows_min(ikv));
 
-    std::vector<int32_t>   rows_new;
-    std::vector<llama_pos> prefix;
-
-    for (const int32_t j : kept) {
-        rows_new.push_back(rows_old[j]);
-        prefix  .push_back(pos_old[j]);
+    const uint32_t n_old = n_prefix(ikv);
+    for (const auto & cell : layout.cells) {
+        rows.push_back(n_old + cell.cell);
     }
-    prefix.resize(kept.size() - settings.window);
-
-    const uint32_t n_rows = std::max<uint32_t>(prefix.size() + settings.n_tail, layers[ikv].n_rows_min);
 
     if (fits_in_place(ikv, n_rows)) {
         moved = true;
-        if (!fill(ikv, rows_new, current(ikv))) {
-            return false;
-        }
-    } else {
-        ckv_store store;
-        if (!alloc(ikv, n_rows, store) || !fill(ikv, rows_new, store)) {
-            return false;
-        }
-        moved = true;
-        install(ikv, store);
+        return fill(ikv, rows, current(ikv));
     }
 
-    layers[ikv].prefix = std::move(prefix);
+    ckv_store store;
+    if (!alloc(ikv, n_rows, store) || !fill(ikv, rows, store)) {
+        return false;
+    }
+    moved = true;
+    install(ikv, store);
 
     return true;
 }

@@ -7,6 +7,10 @@
 //     row   0 .. P_l-1      the frozen prefix: the tokens that layer l retained, in order of position
 //     row P_l .. P_l+T-1    the live tail: upstream's cells, shared by all layers; cell j is row P_l + j
 //
+// A context may hold several sequences (n_seq_max): each has its own prefix rows, and their tails are in one, as in
+// upstream's unified cache (kv_unified = false is the same then: only speed would differ, and n_ctx is the positions of
+// every sequence). llama_memory_seq_cp() lets the copy share the prefix, until one of the two is compressed again.
+//
 // A compression scores prefix and tail with the observation window (the last `window` tokens), chooses the tokens of
 // each layer, gathers their rows into a new prefix and leaves the window in the tail. Keys keep their positions (RoPE
 // is never undone), decoding goes on at the next position.
@@ -45,7 +49,7 @@ struct llama_ckv_profile {
     int32_t         window;  // observation window, tokens (the paper: 8)
     int32_t         kernel;  // pooling kernel, odd (the paper: 5)
     int32_t         pooling; // enum llama_ckv_pooling
-    int32_t         n_tail;  // rows of the tail after a compression (before one, the tail holds the prompt)
+    int32_t         n_tail;  // rows of the tail after a compression, a sequence (before one, the tail holds the prompt)
 };
 
 struct llama_ckv_layer {
@@ -56,17 +60,33 @@ struct llama_ckv_layer {
     bool    evictable;  // false: sliding-window layer, bounded already
 };
 
+// the whole cache; n_tokens_seen and n_frozen are those of sequence 0
 struct llama_ckv_stats {
-    int64_t n_tokens_seen;  // positions decoded so far
-    int32_t n_tail_used;    // tokens since the last compression, its window included
+    int64_t n_tokens_seen;  // tokens decoded so far
+    int32_t n_tail_used;    // tokens in the tail: of one sequence, those since its last compression and its window
     int32_t n_tail;         // rows of the tail; decoding more makes it grow
     int32_t n_frozen;       // positions before this one are in the prefix or evicted
-    int64_t kv_bytes;       // K and V tensors now, padding included, as allocated
+    int64_t kv_bytes;       // allocated for K and V now; with window_bytes what llama_memory_breakdown says of the context
     int64_t kv_bytes_peak;
     int64_t kv_bytes_stock; // what the stock cache allocates for this context
     int64_t window_bytes;   // queries of the observation window, all layers
     int32_t n_evictions;
     double  eviction_ms;    // sum over the evictions
+};
+
+struct llama_ckv_seq_stats {
+    int64_t n_tokens_seen;  // tokens decoded so far
+    int32_t n_tail_used;    // of them in the tail
+    int32_t n_frozen;       // positions before this one are in the prefix or evicted
+    int32_t n_rebased;      // positions that llama_ckv_rebase() has taken away: the next one is n_tokens_seen - n_rebased
+    int32_t n_sharing;      // sequences that use this prefix, this one included; 0: no prefix
+};
+
+// llama_memory_breakdown, summed over the devices: what the allocators hold
+struct llama_ckv_memory {
+    int64_t model_bytes;
+    int64_t context_bytes;
+    int64_t compute_bytes;
 };
 
 // "<version of compresskv_edge> llama.cpp <upstream version> <upstream commit> header <SHA-256 of this file>"
@@ -84,7 +104,7 @@ LLAMA_API int32_t llama_ckv_model_supported(const struct llama_model * model);
 LLAMA_API int32_t llama_ckv_attach(const struct llama_model * model, const struct llama_ckv_profile * profile);
 LLAMA_API int32_t llama_ckv_detach(const struct llama_model * model);
 
-// a prompt of n_tokens more tokens follows: one allocation for all of it instead of growth step by step
+// a prompt of n_tokens more tokens follows, in any sequence: one allocation for all of it instead of growth step by step
 LLAMA_API int32_t llama_ckv_prompt_begin(struct llama_context * ctx, llama_seq_id seq_id, int32_t n_tokens);
 
 // the prompt is decoded: compress if some layer holds more than its budget
@@ -112,6 +132,11 @@ LLAMA_API int32_t llama_ckv_keep        (struct llama_context * ctx, llama_seq_i
 
 // works for every context; without a profile it tells what the stock cache holds
 LLAMA_API int32_t llama_ckv_get_stats   (struct llama_context * ctx, struct llama_ckv_stats * stats);
+
+LLAMA_API int32_t llama_ckv_get_seq_stats(struct llama_context * ctx, llama_seq_id seq_id, struct llama_ckv_seq_stats * stats);
+
+// works for every context
+LLAMA_API int32_t llama_ckv_get_memory  (struct llama_context * ctx, struct llama_ckv_memory * memory);
 
 // positions of the tokens that layer il holds, ascending. returns their number, also when `positions` is NULL
 LLAMA_API int32_t llama_ckv_positions   (struct llama_context * ctx, llama_seq_id seq_id, int32_t il, llama_pos * positions, int32_t n_max);

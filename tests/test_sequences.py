@@ -1,0 +1,303 @@
+"""Several sequences in one compressed cache, through llama.cpp's API: each as if it were alone."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any, Callable, List
+
+import llama_cpp
+import numpy as np
+import pytest
+from conftest import ISWA_ARCHS, PLAIN_ARCHS
+from logits import TYPES
+from sequences import Context
+
+from compresskv_edge import Llama, Profile, native, scoring
+
+LENGTHS = (300, 150, 420)
+NEXT = np.random.default_rng(5).integers(32, 127, 12).tolist()
+
+
+def prompt_of(seq_id: int) -> List[int]:
+    n = LENGTHS[seq_id]
+    return np.random.default_rng(n).integers(32, 127, n).tolist()
+
+
+def kept_of(seq_id: int, n_layer: int) -> List[Any]:
+    """A selection of its own for every sequence and layer, window included; sliding windows are not evictable."""
+    n = LENGTHS[seq_id]
+    rng = np.random.default_rng(100 + seq_id)
+    sizes = [40 + 17 * layer % 60 + 5 * seq_id for layer in range(n_layer)]
+    return [np.concatenate([np.sort(rng.choice(n - 8, size, replace=False)), np.arange(n - 8, n)]) for size in sizes]
+
+
+def keep(llm: Any, context: Context, seq_id: int) -> None:
+    layers = llm._compression.layers
+    kept = kept_of(seq_id, len(layers))
+    native.keep(context.ctx, [k if layer.evictable else [] for k, layer in zip(kept, layers)], seq_id)
+
+
+def budgets_of(seq_id: int, llm: Any) -> List[int]:
+    return [60 + 10 * (layer % 3) + seq_id for layer in range(len(llm._compression.layers))]
+
+
+def held(llm: Any, context: Context, seq_id: int) -> List[List[int]]:
+    return [native.positions(context.ctx, il, seq_id).tolist() for il in range(len(llm._compression.layers))]
+
+
+@pytest.fixture
+def loaded(tiny_gguf: Callable[..., Path]) -> Callable[..., Llama]:
+    def make(arch: str = "llama", type_kv: str = "f16") -> Llama:
+        path = tiny_gguf(arch)
+        kv = TYPES[type_kv]
+        options = {"n_ctx": 2048, "n_batch": 256, "n_threads": 1, "n_threads_batch": 1, "type_k": kv, "type_v": kv}
+        return Llama(str(path), kv_profile=Profile.uniform(path), kv_budget=100, kv_tail=64, verbose=False, **options)
+
+    return make
+
+
+ARCHS_AND_TYPES = [(arch, "f16") for arch in (*PLAIN_ARCHS, *ISWA_ARCHS)] + [("llama", "q8_0"), ("llama", "q4_0")]
+
+
+@pytest.mark.parametrize(("arch", "type_kv"), ARCHS_AND_TYPES)
+@pytest.mark.parametrize("unified", [False, True], ids=["streams", "unified"])
+def test_together_is_as_alone(arch: str, type_kv: str, unified: bool, loaded: Callable[..., Llama]) -> None:
+    llm = loaded(arch, type_kv)
+    alone = []
+    for seq_id in range(3):
+        context = Context(llm, 1)
+        context.read(0, prompt_of(seq_id))
+        native.keep(context.ctx, _kept_argument(llm, seq_id))
+        alone.append(context.follow(0, NEXT, LENGTHS[seq_id]))
+
+    context = Context(llm, 3, unified)
+    for seq_id in range(3):
+        context.read(seq_id, prompt_of(seq_id))
+        keep(llm, context, seq_id)
+    together = [context.step([t] * 3, [n + i for n in LENGTHS]) for i, t in enumerate(NEXT)]
+
+    # products of three rows and of one are other kernels, in stock as well; a wrong row or position gives .2 and more
+    for seq_id in range(3):
+        ours = np.stack([row[seq_id] for row in together])
+        assert np.abs(ours - alone[seq_id]).max() < _tolerance(arch, type_kv), (seq_id, np.abs(ours - alone[seq_id]).max(axis=1))
+
+
+def _kept_argument(llm: Any, seq_id: int) -> List[Any]:
+    layers = llm._compression.layers
+    return [k if layer.evictable else [] for k, layer in zip(kept_of(seq_id, len(layers)), layers)]
+
+
+def _tolerance(arch: str, type_kv: str) -> float:
+    return 0.15 if type_kv != "f16" or arch in ISWA_ARCHS else 0.02
+
+
+def specified(llm: Any, context: Context, seq_id: int, budgets: List[int]) -> List[List[int]]:
+    """The positions that the NumPy statement keeps, given the queries and keys that the engine holds."""
+    profile, res = llm._compression.profile, []
+    for il, layer in enumerate(llm._compression.layers):
+        q = native.read_queries(context.ctx, il, layer, profile.settings.window, seq_id)
+        k, _ = native.read_kv(context.ctx, il, layer, seq_id)
+        kept = scoring.select_tokens(q, k, profile.heads_used()[il], budgets[il])
+        res.append(native.positions(context.ctx, il, seq_id)[kept].tolist())
+    return res
+
+
+def queries(llm: Any, context: Context, seq_id: int) -> Any:
+    layers = llm._compression.layers
+    return np.stack([native.read_queries(context.ctx, il, layer, 8, seq_id) for il, layer in enumerate(layers)])
+
+
+def test_scores_see_their_own_sequence_only(loaded: Callable[..., Llama]) -> None:
+    llm = loaded("llama", "f32")
+    context = Context(llm, 3)
+    for i in range(max(LENGTHS)):  # in turns, so that every micro-batch holds tokens of all
+        items = [(prompt_of(s)[i], i, [s], True) for s in range(3) if i < LENGTHS[s]]
+        assert context.decode(items) == 0
+    for seq_id in (2, 0, 1):
+        alone = Context(llm, 1)
+        alone.read(0, prompt_of(seq_id))
+        np.testing.assert_allclose(queries(llm, context, seq_id), queries(llm, alone, 0), atol=0.1)
+        budgets = budgets_of(seq_id, llm)
+        want = specified(llm, context, seq_id, budgets)
+        native.compress(context.ctx, budgets, seq_id=seq_id)
+        assert held(llm, context, seq_id) == want
+    assert [native.seq_stats(context.ctx, s).n_tokens_seen for s in range(3)] == list(LENGTHS)
+
+
+def test_a_token_of_several_sequences_scores_for_each(loaded: Callable[..., Llama]) -> None:
+    llm = loaded("llama", "f32")
+    tokens = prompt_of(0)
+    context = Context(llm, 2, unified=True)
+    for i in range(0, len(tokens), 100):
+        assert context.decode([(t, i + j, [0, 1], True) for j, t in enumerate(tokens[i : i + 100])]) == 0
+    np.testing.assert_array_equal(queries(llm, context, 0), queries(llm, context, 1))
+    want = specified(llm, context, 1, budgets_of(0, llm))
+    native.compress(context.ctx, budgets_of(0, llm), seq_id=1)
+    assert held(llm, context, 1) == want
+    assert held(llm, context, 0) == [list(range(len(tokens)))] * len(llm._compression.layers)
+    native.compress(context.ctx, budgets_of(0, llm), seq_id=0)
+    assert held(llm, context, 0) == want
+
+
+def test_a_fork_shares_the_prefix(loaded: Callable[..., Llama]) -> None:
+    llm = loaded()
+    context = Context(llm, 3)
+    n = LENGTHS[0]
+    context.read(0, prompt_of(0))
+    native.compress(context.ctx, budgets_of(0, llm))
+    before = native.stats(context.ctx).kv_bytes
+    for copy in (1, 2):
+        llama_cpp.llama_memory_seq_cp(context.memory, 0, copy, -1, -1)
+    assert native.stats(context.ctx).kv_bytes == before
+    assert native.seq_stats(context.ctx, 2).n_sharing == 3
+    assert held(llm, context, 1) == held(llm, context, 0)
+
+    first = context.follow(1, NEXT, n)
+    np.testing.assert_allclose(context.follow(2, NEXT, n), first, atol=2e-3)  # seq 1's tokens are not seen
+    assert held(llm, context, 0)[0][-1] == n - 1
+    native.compress(context.ctx, budgets_of(0, llm), seq_id=1)
+    assert [native.seq_stats(context.ctx, s).n_sharing for s in range(3)] == [2, 1, 2]
+    np.testing.assert_allclose(context.follow(0, NEXT, n), first, atol=2e-3)
+
+
+def test_a_fork_can_be_compressed_at_once(loaded: Callable[..., Llama]) -> None:
+    llm = loaded("llama", "f32")
+    context = Context(llm, 2)
+    context.read(0, prompt_of(0))
+    llama_cpp.llama_memory_seq_cp(context.memory, 0, 1, -1, -1)
+    for seq_id in (1, 0):
+        native.compress(context.ctx, budgets_of(0, llm), seq_id=seq_id)
+    assert held(llm, context, 0) == held(llm, context, 1)
+    assert native.seq_stats(context.ctx, 0).n_sharing == 1
+
+
+def test_copies_that_would_cut_a_prefix_change_nothing(loaded: Callable[..., Llama]) -> None:
+    llm = loaded()
+    context = Context(llm, 3)
+    for seq_id in (0, 1):
+        context.read(seq_id, prompt_of(seq_id))
+        native.compress(context.ctx, budgets_of(seq_id, llm), seq_id=seq_id)
+    before = [held(llm, context, s) for s in range(3)]
+    for source, target, p0, p1 in ((0, 2, 0, 100), (0, 2, 50, -1), (0, 1, -1, -1), (0, 7, -1, -1)):
+        llama_cpp.llama_memory_seq_cp(context.memory, source, target, p0, p1)
+    assert [held(llm, context, s) for s in range(3)] == before
+
+
+def test_removing_one_leaves_the_others(loaded: Callable[..., Llama]) -> None:
+    llm = loaded()
+    context = Context(llm, 3)
+    for seq_id in range(3):
+        context.read(seq_id, prompt_of(seq_id))
+        keep(llm, context, seq_id)
+    before = [held(llm, context, s) for s in range(3)]
+    assert not llama_cpp.llama_memory_seq_rm(context.memory, 1, 20, 30)
+    assert llama_cpp.llama_memory_seq_rm(context.memory, 1, -1, -1)
+    empty: List[List[int]] = [[] for _ in before[0]]
+    assert [held(llm, context, s) for s in range(3)] == [before[0], empty, before[2]]
+
+    size = native.stats(context.ctx).kv_bytes
+    context.read(1, prompt_of(0))
+    keep_again = [k.tolist() for k in kept_of(0, len(before[0]))]
+    native.keep(context.ctx, keep_again, 1)
+    assert held(llm, context, 1) == before[0] and held(llm, context, 2) == before[2]
+    assert native.stats(context.ctx).kv_bytes <= size + 2**16, "the rows of the removed one are gone"
+
+    llama_cpp.llama_memory_seq_keep(context.memory, 2)
+    assert [held(llm, context, s) for s in range(3)] == [empty, empty, before[2]]
+    llama_cpp.llama_memory_clear(context.memory, True)
+    assert [held(llm, context, s) for s in range(3)] == [empty] * 3
+
+
+def test_protected_positions_are_those_of_their_sequence(loaded: Callable[..., Llama]) -> None:
+    llm = loaded()
+    context = Context(llm, 2)
+    for seq_id in (0, 1):
+        context.read(seq_id, prompt_of(0))
+    native.protect(context.ctx, [3, 5], seq_id=1)
+    for seq_id in (0, 1):
+        native.compress(context.ctx, [20] * len(llm._compression.layers), seq_id=seq_id)
+    assert all({3, 5} <= set(layer) for layer in held(llm, context, 1))
+    assert not all({3, 5} <= set(layer) for layer in held(llm, context, 0))
+
+
+def get_state(context: Context, seq_id: int = -1) -> Any:
+    size = llama_cpp.llama_state_get_size(context.ctx) if seq_id < 0 else _seq_size(context, seq_id)
+    data = (ctypes.c_uint8 * size)()
+    if seq_id < 0:
+        assert llama_cpp.llama_state_get_data(context.ctx, data, size) == size
+    else:
+        assert llama_cpp.llama_state_seq_get_data(context.ctx, data, size, seq_id) == size
+    return data
+
+
+def _seq_size(context: Context, seq_id: int) -> int:
+    return int(llama_cpp.llama_state_seq_get_size(context.ctx, seq_id))
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma3"])
+def test_states_of_all_and_of_one(arch: str, loaded: Callable[..., Llama]) -> None:
+    llm = loaded(arch)
+    context = Context(llm, 3)
+    for seq_id in (0, 2):
+        context.read(seq_id, prompt_of(seq_id))
+        keep(llm, context, seq_id)
+    llama_cpp.llama_memory_seq_cp(context.memory, 2, 1, -1, -1)
+    want = [held(llm, context, s) for s in range(3)]
+    whole, one = get_state(context), get_state(context, 2)
+
+    for fresh in (Context(llm, 3), context):
+        assert llama_cpp.llama_state_set_data(fresh.ctx, whole, len(whole)) == len(whole)
+        assert [held(llm, fresh, s) for s in range(3)] == want
+        assert native.seq_stats(fresh.ctx, 1).n_sharing == 2
+
+    other = Context(llm, 2)  # never decoded, two states one after the other
+    for seq_id in (1, 0):
+        assert llama_cpp.llama_state_seq_set_data(other.ctx, one, len(one), seq_id) == len(one)
+        evictable = [layer.evictable for layer in llm._compression.layers]  # of the others the window is saved
+        assert [h for h, e in zip(held(llm, other, seq_id), evictable) if e] == [w for w, e in zip(want[2], evictable) if e]
+    first = context.follow(2, NEXT, LENGTHS[2])
+    for seq_id in (0, 1):
+        np.testing.assert_allclose(other.follow(seq_id, NEXT, LENGTHS[2]), first, atol=_tolerance(arch, "f16"))
+
+
+def test_a_state_that_does_not_fit_leaves_the_other_sequences(loaded: Callable[..., Llama]) -> None:
+    llm = loaded()
+    context = Context(llm, 2)
+    for seq_id in (0, 1):
+        context.read(seq_id, prompt_of(seq_id))
+        keep(llm, context, seq_id)
+    want = held(llm, context, 1)
+    state = get_state(context, 0)
+    assert llama_cpp.llama_state_seq_set_data(context.ctx, state, len(state) // 2, 0) == 0
+    assert held(llm, context, 1) == want
+    assert held(llm, context, 0) == [[]] * len(want)
+    context.follow(1, NEXT, LENGTHS[1])
+
+
+def test_a_sequence_number_that_is_too_large(loaded: Callable[..., Llama]) -> None:
+    llm = loaded()
+    context = Context(llm, 2, unified=True)
+    assert context.decode([(65, 0, [2], True)]) != 0
+    assert context.decode([(65, 0, [1], True)]) == 0
+
+
+def test_reserved_sequences_never_grow(loaded: Callable[..., Llama]) -> None:
+    llm = loaded()
+    context = Context(llm, 2)
+    budgets = budgets_of(0, llm)
+    for seq_id in (0, 1):
+        native.reserve(context.ctx, budgets, seq_id)
+    n_past, sizes = [0, 0], set()
+    for i in range(60):
+        for seq_id in (0, 1):
+            if native.seq_stats(context.ctx, seq_id).n_tail_used + 20 > 64:
+                native.compress(context.ctx, budgets, seq_id)
+        for seq_id in (0, 1):
+            context.read(seq_id, prompt_of(0)[:20], n_past[seq_id])
+            n_past[seq_id] += 20
+        sizes.add(native.stats(context.ctx).kv_bytes if i > 20 else 0)
+    assert len(sizes) == 2
+    row = native.stats(context.ctx).kv_bytes_stock // 2048 // len(budgets)
+    formula = sum(2 * (budget + 64) * row for budget in budgets)
+    assert max(sizes) <= 1.02 * formula
