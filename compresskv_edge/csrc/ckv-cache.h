@@ -11,6 +11,7 @@
 
 #include "llama-kv-cells.h"
 
+#include "ggml-backend.h"
 #include "ggml-cpp.h"
 
 #include <string>
@@ -85,6 +86,8 @@ struct ckv_layout {
 // indices into positions(ikv, seq_id) that a layer keeps, ascending
 using ckv_kept = std::vector<int32_t>;
 
+struct ckv_rebase; // ckv-rebase.cpp
+
 struct llama_ckv {
     static llama_ckv_ptr create(llama_kv_cache & kv, uint32_t & kv_size);
 
@@ -158,6 +161,17 @@ struct llama_ckv {
     void seq_keep(llama_seq_id seq_id);
 
     //
+    // positions (ckv-rebase.cpp)
+    //
+
+    bool is_alone(llama_seq_id seq_id, const ckv_rebase & plan) const; // nothing to move before its keys are rotated
+    bool unshare (llama_seq_id seq_id, const ckv_rebase & plan);
+    bool rebase  (llama_seq_id seq_id, const ckv_rebase & plan);
+    void renumber(llama_seq_id seq_id, const ckv_rebase & plan);
+    llama_pos first_live(const llama_kv_cache * swa, llama_seq_id seq_id, llama_pos next) const;
+    void set_k_rot(ggml_tensor * rot) const;
+
+    //
     // scoring (ckv-score.cpp)
     //
 
@@ -227,6 +241,16 @@ struct llama_ckv {
     double  eviction_ms = 0.0;
 
 private:
+    // a cancelled decode leaves whole rows behind, a cancelled move would not
+    struct no_abort {
+        explicit no_abort(llama_context * lctx);
+        ~no_abort();
+
+        llama_context     * lctx;
+        ggml_abort_callback callback = nullptr;
+        void              * data     = nullptr;
+    };
+
     bool alloc  (int32_t ikv, uint32_t n_rows, ckv_store & store) const;
     bool fill   (int32_t ikv, const std::vector<int32_t> & rows, const ckv_store & store);
     void install(int32_t ikv, ckv_store & store);

@@ -125,6 +125,13 @@ LLAMA_API int32_t llama_ckv_reserve     (struct llama_context * ctx, llama_seq_i
 // tokens at these positions are never evicted from now on; they count in the budgets. replaces an earlier set
 LLAMA_API int32_t llama_ckv_protect     (struct llama_context * ctx, llama_seq_id seq_id, const llama_pos * positions, int32_t n_positions);
 
+// take out the positions that no layer holds any more, so that decoding can go on where the context or the model's training
+// ends: kept tokens get consecutive positions, the same one in every layer, and their keys are rotated by the difference
+// (upstream's K-shift, extended to the prefix). If the next position would still be above n_max, the oldest tokens that
+// are not protected are dropped. protected positions are renumbered as well. returns the next position.
+// LLAMA_CKV_ERR_UNSUPPORTED: no RoPE, or a kind that cannot be shifted
+LLAMA_API int32_t llama_ckv_rebase      (struct llama_context * ctx, llama_seq_id seq_id, int32_t n_max);
+
 // compress to a selection made elsewhere
 //   kept    : row indices into llama_ckv_positions(), ascending, layers one after the other; the window must be among them
 //   kept_len: (n_layer,) how many of them belong to each layer; ignored where the layer is not evictable
