@@ -102,7 +102,7 @@ def test_every_layer_has_its_own_tokens(type_kv: str, loaded: Callable[..., Llam
     for il, layer in enumerate(layers):
         live = old[il] >= N_PROMPT - 8
         want = np.where(live, old[il] - shift, np.searchsorted(held, old[il]))
-        np.testing.assert_array_equal(llm.kv_kept(il), want)
+        np.testing.assert_array_equal(llm.kv_kept(il), old[il], "tokens are counted from the start")
         k, v = native.read_kv(llm.ctx, il, layer)
         tolerance = {"f32": 1e-4, "f16": 4e-3, "bf16": 3e-2, "q8_0": 3e-2}[type_kv] * np.abs(k).max()
         np.testing.assert_allclose(k, rotated(before[il][0], want - old[il], frequencies), atol=tolerance)
@@ -113,7 +113,7 @@ def test_every_layer_has_its_own_tokens(type_kv: str, loaded: Callable[..., Llam
     stats = native.seq_stats(llm.ctx)
     assert (stats.n_tokens_seen, stats.n_rebased) == (N_PROMPT + len(NEXT), shift)
     native.compress(llm.ctx, [20] * len(layers))  # what was protected still is
-    assert all({0, 1, 2} <= set(llm.kv_kept(il)) for il in range(len(layers)))
+    assert all({0, 1, 2, 150} <= set(llm.kv_kept(il)) for il in range(len(layers)))
 
 
 def test_old_tokens_go_if_the_gaps_are_too_small(loaded: Callable[..., Llama]) -> None:
@@ -125,12 +125,12 @@ def test_old_tokens_go_if_the_gaps_are_too_small(loaded: Callable[..., Llama]) -
     llama_cpp.llama_memory_seq_cp(context.memory, 0, 1, -1, -1)
     fork = [native.positions(context.ctx, il, 1).tolist() for il in range(3)]
     first = context.follow(1, NEXT, N_PROMPT)
-    llama_cpp.llama_memory_seq_rm(context.memory, 1, N_PROMPT, -1)
+    assert llama_cpp.llama_memory_seq_rm(context.memory, 1, N_PROMPT, -1)
 
     n_next = native.rebase(context.ctx, 120)
 
     assert 110 < n_next <= 120
-    assert native.positions(context.ctx, 0).tolist()[:2] == [0, 1], "the two that are protected"
+    assert native.positions(context.ctx, 0).tolist()[:3] in ([1, 2, n] for n in range(150, 220)), "1 and 2 are protected"
     assert len(native.positions(context.ctx, 0)) in range(105, 121)
     assert [native.positions(context.ctx, il, 1).tolist() for il in range(3)] == fork, "the fork is as it was"
     np.testing.assert_allclose(context.follow(1, NEXT, N_PROMPT), first, atol=2e-3)
@@ -144,13 +144,13 @@ def test_sliding_windows_move_with_the_rest(loaded: Callable[..., Llama]) -> Non
     llm.eval(PROMPT)
     llm.compress()
     full = [il for il, layer in enumerate(llm._compression.layers) if layer.evictable]
-    window = [llm.kv_kept(il) for il in range(len(llm._compression.layers)) if il not in full]
+    window = [il for il in range(len(llm._compression.layers)) if il not in full]
+    before = [llm.kv_kept(il) for il in window]
     n_next = native.rebase(llm.ctx, 1024)
     shift = N_PROMPT - n_next
     assert shift > 0
-    after = [llm.kv_kept(il) for il in range(len(llm._compression.layers)) if il not in full]
-    for old, new in zip(window, after):
-        np.testing.assert_array_equal(new, (old - shift)[old >= shift])  # the rest was outside of the window
+    for old, il in zip(before, window):
+        np.testing.assert_array_equal(llm.kv_kept(il), old[old >= shift], "the rest was outside of the window")
     llm._ctx.kv_cache_seq_rm(0, n_next, -1)
     context_of = llama_cpp.llama_get_memory(llm.ctx)
     assert llama_cpp.llama_memory_seq_pos_max(context_of, 0) == n_next - 1

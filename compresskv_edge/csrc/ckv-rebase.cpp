@@ -13,20 +13,13 @@
 #include <algorithm>
 #include <cmath>
 
-// what becomes of the positions of a sequence
-struct ckv_rebase {
-    std::vector<llama_pos> kept; // ascending; kept[i] becomes i, but for the last ones, which move by `shift` together
+llama_pos ckv_numbering::position(llama_pos token) const {
+    return token >= first_live ? token - n_rebased : std::lower_bound(kept.begin(), kept.end(), token) - kept.begin();
+}
 
-    llama_pos first_live = 0; // from here on
-    llama_pos shift      = 0; // taken off the live positions, a multiple of the window: ring rows stay where they are
-
-    bool holds(llama_pos pos) const {
-        return pos >= first_live || std::binary_search(kept.begin(), kept.end(), pos);
-    }
-    llama_pos map(llama_pos pos) const {
-        return pos >= first_live ? pos - shift : std::lower_bound(kept.begin(), kept.end(), pos) - kept.begin();
-    }
-};
+static bool ckv_holds(const ckv_numbering & numbering, llama_pos token) {
+    return token >= numbering.first_live || std::binary_search(numbering.kept.begin(), numbering.kept.end(), token);
+}
 
 static std::string ckv_cannot_rebase(const llama_context & ctx, const llama_kv_cache * swa, llama_seq_id seq_id) {
     const auto & model = ctx.get_model();
@@ -47,7 +40,7 @@ static std::string ckv_cannot_rebase(const llama_context & ctx, const llama_kv_c
     return "";
 }
 
-// positions before `first_live` that some layer of the sequence holds, ascending
+// tokens before `first_live` that some layer of the sequence holds, ascending
 static std::vector<llama_pos> ckv_held(const llama_ckv & ckv, llama_seq_id seq_id, llama_pos first_live) {
     std::vector<llama_pos> res;
 
@@ -62,7 +55,7 @@ static std::vector<llama_pos> ckv_held(const llama_ckv & ckv, llama_seq_id seq_i
     return res;
 }
 
-// the oldest positions go that are not protected, until n_max are left
+// the oldest tokens go that are not protected, until n_max are left
 static void ckv_drop_oldest(std::vector<llama_pos> & kept, const std::vector<llama_pos> & protect, int64_t n_max) {
     int64_t n_drop = std::max<int64_t>((int64_t) kept.size() - n_max, 0);
 
@@ -71,16 +64,23 @@ static void ckv_drop_oldest(std::vector<llama_pos> & kept, const std::vector<lla
     kept.erase(std::remove_if(kept.begin(), kept.end(), drops), kept.end());
 }
 
+// kept tokens at 0, 1, ..., the live ones behind them: these move by a multiple of the window, so that their ring rows stay.
 // sliding-window layers hold all of their window: nothing inside it may move against the rest
-llama_pos llama_ckv::first_live(const llama_kv_cache * swa, llama_seq_id seq_id, llama_pos next) const {
-    return std::min(pos_frozen(seq_id), swa ? std::max(next - (llama_pos) swa->n_swa, 0) : next);
-}
+ckv_numbering llama_ckv::close_gaps(const llama_kv_cache * swa, llama_seq_id seq_id, llama_pos pos, int32_t n_max) const {
+    const auto & before = seqs[seq_id].numbering;
 
-// the live positions, behind the kept ones
-static void ckv_place_live(ckv_rebase & plan, int32_t window) {
-    const llama_pos gap = plan.first_live - (llama_pos) plan.kept.size();
+    const llama_pos first_live = std::min(pos_frozen(seq_id), swa ? std::max(pos - (llama_pos) swa->n_swa, 0) : pos);
+    const int32_t   window     = settings.window;
 
-    plan.shift = std::max(gap/window*window, 0);
+    ckv_numbering res;
+    res.first_live = first_live + before.n_rebased;
+    res.kept       = ckv_held(*this, seq_id, res.first_live);
+
+    ckv_drop_oldest(res.kept, seqs[seq_id].protect, n_max - (pos - first_live) - window);
+
+    res.n_rebased = before.n_rebased + std::max((first_live - (llama_pos) res.kept.size())/window*window, 0);
+
+    return res;
 }
 
 //
@@ -163,7 +163,7 @@ void llama_ckv::set_k_rot(ggml_tensor * rot) const {
     ckv_set(rot, kv.attn_rot_hadamard.at(rot->ne[0]).data());
 }
 
-static bool ckv_turn_layer(llama_ckv & ckv, int32_t ikv, llama_seq_id seq_id, const ckv_rebase & plan) {
+static bool ckv_turn_layer(llama_ckv & ckv, int32_t ikv, llama_seq_id seq_id, const ckv_numbering & next) {
     if (!ckv.lctx->get_model().hparams.has_rope(ckv.model_layer(ikv))) {
         return true;
     }
@@ -171,19 +171,22 @@ static bool ckv_turn_layer(llama_ckv & ckv, int32_t ikv, llama_seq_id seq_id, co
     ckv_turn keys    = { ckv.tensor_k(ikv),   ckv.n_head_kv(ikv), {}, {} };
     ckv_turn queries = { ckv.layers[ikv].q, ckv.n_head(ikv),    {}, {} };
 
-    const auto pos  = ckv.positions(ikv, seq_id);
-    const auto rows = ckv.rows     (ikv, seq_id);
+    const auto & before = ckv.seqs[seq_id].numbering;
 
-    for (size_t i = 0; i < pos.size(); ++i) {
-        if (plan.map(pos[i]) != pos[i]) {
+    const auto tokens = ckv.positions(ikv, seq_id);
+    const auto rows   = ckv.rows     (ikv, seq_id);
+
+    for (size_t i = 0; i < tokens.size(); ++i) {
+        const llama_pos shift = next.position(tokens[i]) - before.position(tokens[i]);
+        if (shift != 0) {
             keys.rows  .push_back(rows[i]);
-            keys.shifts.push_back(plan.map(pos[i]) - pos[i]);
+            keys.shifts.push_back(shift);
         }
     }
     for (const llama_pos p : ckv.seqs[seq_id].ring_pos) {
-        if (p >= plan.first_live) {
+        if (p + before.n_rebased >= next.first_live) {
             queries.rows  .push_back(ckv.ring_row(seq_id, p));
-            queries.shifts.push_back(-plan.shift);
+            queries.shifts.push_back(before.n_rebased - next.n_rebased);
         }
     }
 
@@ -195,7 +198,7 @@ static bool ckv_turn_layer(llama_ckv & ckv, int32_t ikv, llama_seq_id seq_id, co
 //
 
 // the sequence alone in its block and cells, without the dropped positions
-bool llama_ckv::unshare(llama_seq_id seq_id, const ckv_rebase & plan) {
+bool llama_ckv::unshare(llama_seq_id seq_id, const ckv_numbering & next) {
     const int32_t b = block_of(seq_id);
 
     ckv_layout layout = layout_without(seq_id, {});
@@ -208,7 +211,7 @@ bool llama_ckv::unshare(llama_seq_id seq_id, const ckv_rebase & plan) {
     for (size_t i = 0; i < layers.size(); ++i) {
         block.pos[i].clear();
         for (size_t j = 0; j < blocks[b].pos[i].size(); ++j) {
-            if (plan.holds(blocks[b].pos[i][j])) {
+            if (ckv_holds(next, blocks[b].pos[i][j])) {
                 kept[i]     .push_back(first_row(i, b) + j);
                 block.pos[i].push_back(blocks[b].pos[i][j]);
             }
@@ -226,11 +229,11 @@ bool llama_ckv::unshare(llama_seq_id seq_id, const ckv_rebase & plan) {
     return rebuild(layout);
 }
 
-bool llama_ckv::is_alone(llama_seq_id seq_id, const ckv_rebase & plan) const {
+bool llama_ckv::is_alone(llama_seq_id seq_id, const ckv_numbering & next) const {
     const auto & block = blocks[block_of(seq_id)];
 
     for (const auto & pos : block.pos) {
-        if (!std::all_of(pos.begin(), pos.end(), [&](llama_pos p) { return plan.holds(p); })) {
+        if (!std::all_of(pos.begin(), pos.end(), [&](llama_pos p) { return ckv_holds(next, p); })) {
             return false;
         }
     }
@@ -243,21 +246,18 @@ bool llama_ckv::is_alone(llama_seq_id seq_id, const ckv_rebase & plan) const {
     return block.seqs.count() == 1;
 }
 
-// positions as the keys are now
-void llama_ckv::renumber(llama_seq_id seq_id, const ckv_rebase & plan) {
-    auto & block = blocks[block_of(seq_id)];
-    for (auto & pos : block.pos) {
-        std::transform(pos.begin(), pos.end(), pos.begin(), [&](llama_pos p) { return plan.map(p); });
-    }
-    block.pos_frozen = plan.map(block.pos_frozen);
-
+// upstream's positions as the keys are now
+void llama_ckv::renumber(llama_seq_id seq_id, const ckv_numbering & next) {
     auto & seq = seqs[seq_id];
+
+    const llama_pos shift = next.n_rebased - seq.numbering.n_rebased;
+
+    blocks[block_of(seq_id)].pos_frozen -= shift;
+
     for (auto & p : seq.ring_pos) {
-        p = p >= plan.first_live ? p - plan.shift : -1;
+        p = p + seq.numbering.n_rebased >= next.first_live ? p - shift : -1;
     }
-    seq.protect.erase(std::remove_if(seq.protect.begin(), seq.protect.end(), [&](llama_pos p) { return !plan.holds(p); }), seq.protect.end());
-    std::transform(seq.protect.begin(), seq.protect.end(), seq.protect.begin(), [&](llama_pos p) { return plan.map(p); });
-    seq.n_rebased += plan.shift;
+    seq.numbering = next;
 
     llama_kv_cells res;
     res.resize(n_tail());
@@ -265,7 +265,7 @@ void llama_ckv::renumber(llama_seq_id seq_id, const ckv_rebase & plan) {
         if (cells().is_empty(i)) {
             continue;
         }
-        res.pos_set(i, cells().seq_has(i, seq_id) ? plan.map(cells().pos_get(i)) : cells().pos_get(i));
+        res.pos_set(i, cells().pos_get(i) - (cells().seq_has(i, seq_id) ? shift : 0));
         res.ext_set(i, cells().ext_get(i));
         for (size_t s = 0; s < seqs.size(); ++s) {
             if (cells().seq_has(i, s)) {
@@ -277,16 +277,16 @@ void llama_ckv::renumber(llama_seq_id seq_id, const ckv_rebase & plan) {
 }
 
 // false: what is left means nothing, and the cache is empty
-bool llama_ckv::rebase(llama_seq_id seq_id, const ckv_rebase & plan) {
+bool llama_ckv::rebase(llama_seq_id seq_id, const ckv_numbering & next) {
     const no_abort scope(lctx);
 
     for (size_t i = 0; i < layers.size(); ++i) {
-        if (!ckv_turn_layer(*this, i, seq_id, plan)) {
+        if (!ckv_turn_layer(*this, i, seq_id, next)) {
             clear(settings.n_tail);
             return false;
         }
     }
-    renumber(seq_id, plan);
+    renumber(seq_id, next);
     generation++;
     release_compute();
 
@@ -311,38 +311,31 @@ int32_t llama_ckv_rebase(llama_context * ctx, llama_seq_id seq_id, int32_t n_max
         return ckv_fail(LLAMA_CKV_ERR_UNSUPPORTED, "positions of sequence " + std::to_string(seq_id) + " cannot be re-based: " + why);
     }
 
-    const llama_pos next = std::max(ckv->pos_frozen(seq_id), ckv->cells().seq_pos_max(seq_id) + 1);
+    const llama_pos pos = std::max(ckv->pos_frozen(seq_id), ckv->cells().seq_pos_max(seq_id) + 1);
     if (ckv->block_of(seq_id) < 0) {
-        return next <= n_max ? next : ckv_fail(LLAMA_CKV_ERR_STATE, "nothing of sequence " + std::to_string(seq_id) + " is compressed yet: compress it first");
+        return pos <= n_max ? pos : ckv_fail(LLAMA_CKV_ERR_STATE, "nothing of sequence " + std::to_string(seq_id) + " is compressed yet: compress it first");
     }
 
-    ckv_rebase plan;
-    plan.first_live = ckv->first_live(swa, seq_id, next);
-    plan.kept       = ckv_held(*ckv, seq_id, plan.first_live);
+    const ckv_numbering next = ckv->close_gaps(swa, seq_id, pos, n_max);
 
-    const int32_t window = ckv->settings.window;
-    const int64_t n_live = next - plan.first_live;
-
-    ckv_drop_oldest(plan.kept, ckv->seqs[seq_id].protect, n_max - n_live - window);
-    ckv_place_live(plan, window);
-
-    if (next - plan.shift > n_max) {
+    const llama_pos shift = next.n_rebased - ckv->seqs[seq_id].numbering.n_rebased;
+    if (pos - shift > n_max) {
         return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "n_max is " + std::to_string(n_max) + ", but the tail and the protected tokens of sequence " +
-                std::to_string(seq_id) + " take " + std::to_string(next - plan.shift) + " positions");
+                std::to_string(seq_id) + " take " + std::to_string(pos - shift) + " positions");
     }
-    if (plan.shift == 0) {
-        return next; // nothing to close
+    if (shift == 0) {
+        return pos; // nothing to close
     }
-    if (!ckv->is_alone(seq_id, plan) && !ckv->unshare(seq_id, plan)) {
+    if (!ckv->is_alone(seq_id, next) && !ckv->unshare(seq_id, next)) {
         return ckv_fail(LLAMA_CKV_ERR_MEMORY, ckv->n_used() > 0 ? "no memory to re-base the positions; the cache is unchanged" :
                 "moving rows failed; the cache is empty, decode the prompt again");
     }
-    if (!ckv->rebase(seq_id, plan)) {
+    if (!ckv->rebase(seq_id, next)) {
         return ckv_fail(LLAMA_CKV_ERR_COMPUTE, "rotating the kept keys failed; the cache is empty, decode the prompt again");
     }
     if (swa) {
-        swa->seq_add(seq_id, 0, -1, -plan.shift); // rotated by upstream before the next decode
+        swa->seq_add(seq_id, 0, -1, -shift); // rotated by upstream before the next decode
     }
 
-    return next - plan.shift;
+    return pos - shift;
 }
