@@ -232,6 +232,11 @@ def _compress(name: str, ctx: int, budgets: Sequence[int], *args: int, seq_id: i
     _call(name, _context(ctx), seq_id, ffi.new("int32_t[]", [int(b) for b in budgets]), *args)
 
 
+def rebase(ctx: int, n_max: int, seq_id: int = 0) -> int:
+    """Take out the positions that no layer holds; the next position, at most n_max, for which old tokens may go."""
+    return _call("rebase", _context(ctx), seq_id, n_max)
+
+
 def protect(ctx: int, positions: Sequence[int], seq_id: int = 0) -> None:
     """Never evict the tokens at these positions; they count in the budgets. Replaces an earlier set."""
     ffi, _ = library()

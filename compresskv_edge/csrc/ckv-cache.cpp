@@ -319,7 +319,7 @@ std::vector<llama_pos> llama_ckv::positions(int32_t ikv, llama_seq_id seq_id) co
         res = blocks[b].pos[ikv];
     }
     for (const uint32_t cell : tail_cells(seq_id)) {
-        res.push_back(cells().pos_get(cell));
+        res.push_back(cells().pos_get(cell) + seqs[seq_id].numbering.n_rebased);
     }
     return res;
 }

@@ -11,6 +11,7 @@
 
 #include "llama-kv-cells.h"
 
+#include "ggml-backend.h"
 #include "ggml-cpp.h"
 
 #include <string>
@@ -54,17 +55,27 @@ struct ckv_layer {
 struct ckv_block {
     ckv_seq_set seqs; // none: nobody sees the rows, they go with the next move
 
-    llama_pos pos_frozen = 0; // positions before this one are in the block or evicted
+    llama_pos pos_frozen = 0; // upstream's positions before this one are in the block or evicted
 
-    std::vector<std::vector<llama_pos>> pos; // (n_layers of the cache, rows of the block in that layer), ascending
+    std::vector<std::vector<llama_pos>> pos; // (n_layers of the cache, rows of the block in that layer), ascending, as in ckv.h
+};
+
+// where the tokens of a sequence are to upstream and to RoPE, after positions were taken out
+struct ckv_numbering {
+    std::vector<llama_pos> kept; // token kept[i] is at position i
+
+    llama_pos first_live = 0; // tokens from this one on are at their own position less n_rebased
+    llama_pos n_rebased  = 0;
+
+    llama_pos position(llama_pos token) const;
 };
 
 struct ckv_seq {
     std::vector<llama_pos> ring_pos; // (window,) position whose query a ring row holds, -1: none
-    std::vector<llama_pos> protect;  // positions that are never evicted, ascending
+    std::vector<llama_pos> protect;  // tokens that are never evicted, ascending
     std::vector<uint32_t>  reserved; // (n_layers of the cache,) prefix rows, see llama_ckv_reserve; empty: none
 
-    llama_pos n_rebased = 0; // positions that llama_ckv_rebase() has taken away
+    ckv_numbering numbering;
 };
 
 // a cell of the tail on its way to another place
@@ -119,7 +130,7 @@ struct llama_ckv {
 
     bool is_aligned(const ggml_tensor & view, int32_t ikv) const; // may the device of this layer read from there?
 
-    std::vector<llama_pos> positions(int32_t ikv, llama_seq_id seq_id) const; // prefix, then tail
+    std::vector<llama_pos> positions(int32_t ikv, llama_seq_id seq_id) const; // prefix, then tail, as in ckv.h
     std::vector<int32_t>   rows     (int32_t ikv, llama_seq_id seq_id) const; // the tensor rows that hold them
 
     // rows for prefix and tail of the sequence's coming compressions; contents stay
@@ -147,7 +158,8 @@ struct llama_ckv {
     bool several() const; // whether the context may hold more than one sequence
 
     int32_t   block_of  (llama_seq_id seq_id) const; // -1: nothing of it is frozen
-    llama_pos pos_frozen(llama_seq_id seq_id) const;
+    llama_pos pos_frozen(llama_seq_id seq_id) const; // as upstream counts
+    llama_pos n_frozen  (llama_seq_id seq_id) const; // as ckv.h counts
 
     bool is_all       (llama_seq_id seq_id, llama_pos p0, llama_pos p1) const; // positions p0 .. p1-1 are all of the sequence
     bool can_rm       (llama_seq_id seq_id, llama_pos p0, llama_pos p1) const;
@@ -158,6 +170,17 @@ struct llama_ckv {
     void seq_rm  (llama_seq_id seq_id, llama_pos p0, llama_pos p1);
     void seq_cp  (llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1);
     void seq_keep(llama_seq_id seq_id);
+
+    //
+    // positions (ckv-rebase.cpp)
+    //
+
+    bool is_alone(llama_seq_id seq_id, const ckv_numbering & next) const; // nothing to move before its keys are rotated
+    bool unshare (llama_seq_id seq_id, const ckv_numbering & next);
+    bool rebase  (llama_seq_id seq_id, const ckv_numbering & next);
+    void renumber(llama_seq_id seq_id, const ckv_numbering & next);
+    ckv_numbering close_gaps(const llama_kv_cache * swa, llama_seq_id seq_id, llama_pos pos, int32_t n_max) const;
+    void set_k_rot(ggml_tensor * rot) const;
 
     //
     // scoring (ckv-score.cpp)
@@ -229,6 +252,16 @@ struct llama_ckv {
     double  eviction_ms = 0.0;
 
 private:
+    // a cancelled decode leaves whole rows behind, a cancelled move would not
+    struct no_abort {
+        explicit no_abort(llama_context * lctx);
+        ~no_abort();
+
+        llama_context     * lctx;
+        ggml_abort_callback callback = nullptr;
+        void              * data     = nullptr;
+    };
+
     bool alloc  (int32_t ikv, uint32_t n_rows, ckv_store & store) const;
     bool fill   (int32_t ikv, const std::vector<int32_t> & rows, const ckv_store & store);
     void install(int32_t ikv, ckv_store & store);

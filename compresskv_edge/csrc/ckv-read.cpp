@@ -35,7 +35,7 @@ static llama_ckv_stats ckv_stock_stats(llama_context * ctx) {
 }
 
 static int64_t ckv_tokens_seen(const llama_ckv & ckv, llama_seq_id seq_id) {
-    return ckv.seqs[seq_id].n_rebased + std::max<int64_t>(ckv.pos_frozen(seq_id), (int64_t) ckv.cells().seq_pos_max(seq_id) + 1);
+    return ckv.seqs[seq_id].numbering.n_rebased + std::max<int64_t>(ckv.pos_frozen(seq_id), (int64_t) ckv.cells().seq_pos_max(seq_id) + 1);
 }
 
 int32_t llama_ckv_get_stats(llama_context * ctx, llama_ckv_stats * stats) {
@@ -54,7 +54,7 @@ int32_t llama_ckv_get_stats(llama_context * ctx, llama_ckv_stats * stats) {
     stats->n_tokens_seen  = ckv_tokens_seen(*ckv, 0);
     stats->n_tail_used    = ckv->n_used();
     stats->n_tail         = ckv->n_tail();
-    stats->n_frozen       = ckv->pos_frozen(0);
+    stats->n_frozen       = ckv->n_frozen(0);
     stats->kv_bytes       = ckv->kv_bytes()       + swa_bytes;
     stats->kv_bytes_peak  = ckv->bytes_peak       + swa_bytes;
     stats->kv_bytes_stock = ckv->kv_bytes_stock() + swa_bytes;
@@ -78,8 +78,8 @@ int32_t llama_ckv_get_seq_stats(llama_context * ctx, llama_seq_id seq_id, llama_
 
     stats->n_tokens_seen = ckv_tokens_seen(*ckv, seq_id);
     stats->n_tail_used   = ckv->n_used(seq_id);
-    stats->n_frozen      = ckv->pos_frozen(seq_id);
-    stats->n_rebased     = ckv->seqs[seq_id].n_rebased;
+    stats->n_frozen      = ckv->n_frozen(seq_id);
+    stats->n_rebased     = ckv->seqs[seq_id].numbering.n_rebased;
     stats->n_sharing     = b < 0 ? 0 : ckv->blocks[b].seqs.count();
 
     return LLAMA_CKV_OK;
@@ -100,10 +100,10 @@ int32_t llama_ckv_get_memory(llama_context * ctx, llama_ckv_memory * memory) {
     return LLAMA_CKV_OK;
 }
 
-static std::vector<llama_pos> ckv_swa_positions(const llama_kv_cache & swa, llama_seq_id seq_id) {
+static std::vector<llama_pos> ckv_swa_positions(const llama_kv_cache & swa, llama_seq_id seq_id, llama_pos n_rebased) {
     std::vector<llama_pos> res;
     for (const auto & [pos, cell] : swa.get_cells(seq_id).seq_pos_get(seq_id)) {
-        res.push_back(pos);
+        res.push_back(pos + n_rebased);
     }
     return res;
 }
@@ -120,7 +120,7 @@ int32_t llama_ckv_positions(llama_context * ctx, llama_seq_id seq_id, int32_t il
     }
 
     const int32_t ikv = ckv->cache_layer(il);
-    const auto    res = ikv >= 0 ? ckv->positions(ikv, seq_id) : ckv_swa(ctx) ? ckv_swa_positions(*ckv_swa(ctx), seq_id) : std::vector<llama_pos>();
+    const auto    res = ikv >= 0 ? ckv->positions(ikv, seq_id) : ckv_swa(ctx) ? ckv_swa_positions(*ckv_swa(ctx), seq_id, ckv->seqs[seq_id].numbering.n_rebased) : std::vector<llama_pos>();
 
     if (positions) {
         std::copy_n(res.begin(), std::min<int32_t>(res.size(), std::max(n_max, 0)), positions);

@@ -31,6 +31,10 @@ bool llama_ckv::is_all(llama_seq_id seq_id, llama_pos p0, llama_pos p1) const {
     return p0 <= 0 && p1 > cells().seq_pos_max(seq_id) && p1 >= pos_frozen(seq_id);
 }
 
+llama_pos llama_ckv::n_frozen(llama_seq_id seq_id) const {
+    return block_of(seq_id) < 0 ? 0 : pos_frozen(seq_id) + seqs[seq_id].numbering.n_rebased;
+}
+
 // a frozen token cannot be removed alone: in which layers it still is differs
 bool llama_ckv::can_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) const {
     if (seq_id < 0) {
@@ -79,7 +83,7 @@ void llama_ckv::leave(llama_seq_id seq_id) {
 
     auto & seq = seqs[seq_id];
     seq.ring_pos.assign(settings.window, -1);
-    seq.n_rebased = 0;
+    seq.numbering = {};
 }
 
 // no other sequence has a cell or a block
@@ -98,7 +102,7 @@ void llama_ckv::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
         if ((seq_id >= 0 && s != seq_id) || !is_all(s, p0, p1)) {
             continue;
         }
-        if (block_of(s) < 0 && seqs[s].n_rebased == 0) {
+        if (block_of(s) < 0 && seqs[s].numbering.n_rebased == 0) {
             continue; // nothing of it is ours
         }
         leave(s);
@@ -134,7 +138,7 @@ void llama_ckv::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_p
     }
 
     seqs[seq_id_dst].protect   = seqs[seq_id_src].protect;
-    seqs[seq_id_dst].n_rebased = seqs[seq_id_src].n_rebased;
+    seqs[seq_id_dst].numbering = seqs[seq_id_src].numbering;
 
     copy_ring(seq_id_src, seq_id_dst, p1);
 }

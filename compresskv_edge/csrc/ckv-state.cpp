@@ -2,7 +2,8 @@
 //
 //     magic, version, window, layers     u32 each
 //     cells that follow                  u32
-//     sequences                          u32, then each: id i32, rebased i32, ring positions (window,) i32
+//     sequences                          u32, then each: id i32, numbering (rebased i32, first live i32, u32, kept i32),
+//                                        ring positions (window,) i32
 //     blocks                             u32, then each: frozen i32, sequences u32, their ids i32, rows (layers,) u32
 //     a layer: bytes of a row of K and V u64 each
 //              a block:    positions (rows,) i32, K rows, V rows
@@ -87,7 +88,10 @@ void llama_ckv::state_write(llama_io_write_i & io, llama_seq_id seq_id) const {
     ckv_write(io, (uint32_t) ids.size());
     for (const llama_seq_id s : ids) {
         ckv_write(io, s);
-        ckv_write(io, seqs[s].n_rebased);
+        ckv_write(io, seqs[s].numbering.n_rebased);
+        ckv_write(io, seqs[s].numbering.first_live);
+        ckv_write(io, (uint32_t) seqs[s].numbering.kept.size());
+        io.write(seqs[s].numbering.kept.data(), seqs[s].numbering.kept.size()*sizeof(llama_pos));
         io.write(seqs[s].ring_pos.data(), settings.window*sizeof(llama_pos));
     }
 
@@ -163,6 +167,19 @@ static ckv_block ckv_read_block(llama_io_read_i & io, const llama_ckv & ckv, lla
     return res;
 }
 
+static ckv_numbering ckv_read_numbering(llama_io_read_i & io, uint32_t n_ctx) {
+    ckv_numbering res;
+    res.n_rebased  = ckv_read<llama_pos>(io);
+    res.first_live = ckv_read<llama_pos>(io);
+
+    const auto n = ckv_read<uint32_t>(io);
+    ckv_refuse_state(n > n_ctx || res.n_rebased < 0 || res.first_live < 0, "the state is damaged: positions");
+
+    res.kept = ckv_read_positions(io, n);
+
+    return res;
+}
+
 static ckv_state_head ckv_read_head(llama_io_read_i & io, const llama_ckv & ckv, llama_seq_id seq_id) {
     ckv_expect(io, CKV_STATE_MAGIC,     "it was saved without a profile");
     ckv_expect(io, CKV_STATE_VERSION,   "it was saved by another version");
@@ -185,7 +202,7 @@ static ckv_state_head ckv_read_head(llama_io_read_i & io, const llama_ckv & ckv,
                 "the state holds sequence " + std::to_string(id) + ": create the context with a larger n_seq_max");
 
         ckv_seq seq;
-        seq.n_rebased = ckv_read<llama_pos>(io);
+        seq.numbering = ckv_read_numbering(io, ckv.n_ctx);
         seq.ring_pos  = ckv_read_positions(io, ckv.settings.window);
 
         res.ids .push_back(seq_id < 0 ? id : seq_id);
@@ -252,7 +269,7 @@ void llama_ckv::state_read(llama_io_read_i & io, llama_seq_id seq_id) {
     }
 
     for (size_t i = 0; i < head.ids.size(); ++i) {
-        seqs[head.ids[i]].n_rebased = head.seqs[i].n_rebased;
+        seqs[head.ids[i]].numbering = head.seqs[i].numbering;
         seqs[head.ids[i]].ring_pos  = head.seqs[i].ring_pos;
     }
 }

@@ -212,6 +212,20 @@ void llama_ckv::release_compute() {
 #endif
 }
 
+llama_ckv::no_abort::no_abort(llama_context * lctx) : lctx(lctx) {
+    if (lctx) {
+        callback = lctx->abort_callback;
+        data     = lctx->abort_callback_data;
+        lctx->set_abort_callback(nullptr, nullptr);
+    }
+}
+
+llama_ckv::no_abort::~no_abort() {
+    if (lctx) {
+        lctx->set_abort_callback(callback, data);
+    }
+}
+
 //
 // moving the kept rows of all layers
 //
@@ -223,24 +237,6 @@ bool llama_ckv::fits_in_place(int32_t ikv, uint32_t n_rows) const {
 
     return lctx && fits(tensor_k(ikv)) && fits(tensor_v(ikv));
 }
-
-// a cancelled decode leaves whole rows behind, a cancelled move would not
-struct ckv_no_abort {
-    ckv_no_abort(llama_context * lctx, ggml_abort_callback callback, void * data) : lctx(lctx), callback(callback), data(data) {
-        if (lctx) {
-            lctx->set_abort_callback(nullptr, nullptr);
-        }
-    }
-    ~ckv_no_abort() {
-        if (lctx) {
-            lctx->set_abort_callback(callback, data);
-        }
-    }
-
-    llama_context     * lctx;
-    ggml_abort_callback callback;
-    void              * data;
-};
 
 // blocks that nobody sees are left out; of seq_id the cells in `live` stay
 ckv_layout llama_ckv::layout_without(llama_seq_id seq_id, const std::vector<uint32_t> & live) const {
@@ -317,7 +313,7 @@ bool llama_ckv::gather(llama_seq_id seq_id, const std::vector<ckv_kept> & kept) 
 // one layer after the other, each old tensor freed before the next new one is allocated: at no time is there more than
 // the full cache and one compressed layer
 bool llama_ckv::rebuild(const ckv_layout & layout) {
-    const ckv_no_abort no_abort(lctx, lctx ? lctx->abort_callback : nullptr, lctx ? lctx->abort_callback_data : nullptr);
+    const no_abort scope(lctx);
 
     bool moved = false;
 

@@ -19,6 +19,9 @@
 // when they fail; llama_ckv_last_error() then holds a sentence for the user. One exception: memory or a
 // device that fails after the first layer's rows have moved leaves an empty cache.
 //
+// Positions in this header count the tokens of a sequence from its start. They are llama.cpp's own, until llama_ckv_rebase()
+// takes n_rebased of them away: from then on those in batches and in llama_memory_*() are less by that number.
+//
 // Shapes are written outermost first, as in NumPy. Python reads this header through cffi: declarations only, no macros.
 
 #include "llama.h"
@@ -124,6 +127,13 @@ LLAMA_API int32_t llama_ckv_reserve     (struct llama_context * ctx, llama_seq_i
 
 // tokens at these positions are never evicted from now on; they count in the budgets. replaces an earlier set
 LLAMA_API int32_t llama_ckv_protect     (struct llama_context * ctx, llama_seq_id seq_id, const llama_pos * positions, int32_t n_positions);
+
+// take out the positions that no layer holds any more, so that decoding can go on where the context or the model's training
+// ends: kept tokens get consecutive positions, the same one in every layer, and their keys are rotated by the difference
+// (upstream's K-shift, extended to the prefix). If the next position would still be above n_max, the oldest tokens that
+// are not protected are dropped. returns the next position as llama.cpp counts.
+// LLAMA_CKV_ERR_UNSUPPORTED: no RoPE, or a kind that cannot be shifted
+LLAMA_API int32_t llama_ckv_rebase      (struct llama_context * ctx, llama_seq_id seq_id, int32_t n_max);
 
 // compress to a selection made elsewhere
 //   kept    : row indices into llama_ckv_positions(), ascending, layers one after the other; the window must be among them
