@@ -14,7 +14,7 @@ UPSTREAM := vendor/llama_cpp.pin vendor/fetch.py
 SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/__init__.py \
             $(wildcard patches/*.patch compresskv_edge/csrc/* compresskv_edge/models/* profiles/*.json)
 
-.PHONY: help setup demo test test-arm bench lint stock sdist wheel check-dist clean FORCE
+.PHONY: help setup demo test test-arm bench lint docs browser stock sdist wheel check-dist clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -25,7 +25,7 @@ setup: $(VENV)/.package ## create .venv with the package (editable) and its test
 demo: setup ## answer questions over a long document with the full cache and with a compressed one
 	$(BIN)/compresskv demo
 
-test: setup stock ## run all tests
+test: $(VENV)/.extras stock ## run all tests
 	$(BIN)/python -m pytest
 
 test-arm: setup ## cross-build for 64-bit ARM, run the self-test in an emulator (needs qemu-user, g++-aarch64-linux-gnu)
@@ -41,6 +41,14 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.extras ## the documentation in build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir build/site
+
+browser: ## Chromium for the chat page's tests, if it is missing: Debian and Ubuntu, as root
+	@command -v chromedriver > /dev/null && command -v chromium > /dev/null || { \
+	  apt-get update --quiet=2 && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --no-install-recommends chromium chromium-driver; }
 
 stock: build/stock/.done ## for the tests: an unpatched libllama in build/stock/lib, and the self-test without Python
 
@@ -77,6 +85,11 @@ $(VENV)/.modules: $(VENV)/.tools FORCE
 
 $(VENV)/.package: $(VENV)/.binding $(VENV)/.modules $(SOURCES)
 	$(PIP) install --no-build-isolation --editable '.[test]'
+	@touch $@
+
+# what only tests and documentation need: demo does without
+$(VENV)/.extras: $(VENV)/.package
+	$(PIP) install --no-build-isolation --editable '.[test,integrations,docs]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.package

@@ -13,12 +13,20 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .batch import Batch
     from .calibration import calibrate
+    from .dropin import replace_llama
     from .llama import KVStats, Llama
     from .profile import Profile
 
-__all__ = ["Batch", "KVStats", "Llama", "Profile", "__version__", "calibrate"]
+__all__ = ["Batch", "KVStats", "Llama", "Profile", "__version__", "calibrate", "replace_llama"]
 
-_HOME = {"Batch": "batch", "KVStats": "llama", "Llama": "llama", "Profile": "profile", "calibrate": "calibration"}
+_HOME = {
+    "Batch": "batch",
+    "KVStats": "llama",
+    "Llama": "llama",
+    "Profile": "profile",
+    "calibrate": "calibration",
+    "replace_llama": "dropin",
+}
 
 
 def __getattr__(name: str) -> Any:

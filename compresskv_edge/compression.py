@@ -8,7 +8,8 @@ from typing import Any, List, Optional, Union
 
 from . import native
 from .budget import resolve_mean_budget
-from .errors import BudgetError, UnsupportedModelError
+from .errors import BudgetError, PolicyError, UnsupportedModelError
+from .policies.run import DEFAULT, Run, attached_profile
 from .profile import ModelFacts, Profile
 
 PREFILL_MODES = ("full", "chunked", "guided")
@@ -31,9 +32,11 @@ class Compression:
         kv_tail: int,
         kv_prefill: Optional[str] = None,
         kv_memory: Union[int, str, None] = None,
+        kv_policy: str = DEFAULT,
     ) -> None:
         self.profile = profile
         self.budget = profile.default_budget if kv_budget is None else kv_budget
+        self.attached = attached_profile(kv_policy, profile, self.budget)  # what the library scores with
         self.tail = kv_tail
         self.prefill = kv_prefill
         self.memory = kv_memory
@@ -41,6 +44,9 @@ class Compression:
         self.prompt_pending = False
         self.generating = False
         self.current: List[int] = []  # budgets of the last prompt: (n_layer,)
+        self.protected: Sequence[int] = ()  # positions
+        self.policy = kv_policy
+        self.run = Run(kv_policy, self)
         self._check()
 
     def _check(self) -> None:
@@ -53,11 +59,17 @@ class Compression:
             )
         if self.prefill not in (None, *PREFILL_MODES):
             raise BudgetError(f"kv_prefill is {self.prefill!r}: use {', '.join(PREFILL_MODES)} or None, which chooses")
+        if self.always_bounded and not self.run.policy.evicts:
+            raise PolicyError(f"kv_policy={self.policy!r} evicts nothing, kv_prefill={self.prefill!r} must: use 'full'")
+        if self.prefill == "guided" and not self.run.native:
+            raise PolicyError(
+                f"kv_policy={self.policy!r} is not scored by the library, which 'guided' needs: use 'chunked' or 'full'"
+            )
 
     @property
     def window(self) -> int:
         """Observation window in tokens."""
-        return self.profile.settings.window
+        return self.attached.settings.window
 
     @property
     def always_bounded(self) -> bool:
@@ -81,10 +93,10 @@ class Compression:
                 "kv_prefill='guided' runs the question ahead and takes it back, which the sliding-window layers of "
                 f"{self.profile.model.architecture!r} cannot: use 'chunked' or 'full'"
             )
-        settings = self.profile.settings
+        settings = self.attached.settings
         native.attach(
             model.model,
-            self.profile.heads_used(),
+            self.attached.heads_used(),
             window=settings.window,
             kernel=settings.kernel,
             pooling=settings.pooling,
@@ -97,19 +109,21 @@ class Compression:
 
     def budgets(self, n_tokens: int) -> List[int]:
         """Tokens a layer after a prompt of n_tokens: (n_layer,), 0 where a layer is not evictable."""
-        return self.profile.budgets(self.mean_budget(n_tokens), [layer.evictable for layer in self.layers])
+        return self.run.budgets(self.mean_budget(n_tokens), n_tokens)
 
     def choose_prefill(self, n_tokens: int, n_ctx: int, stats: native.Stats) -> str:
         """How to run a prompt of n_tokens: "full", "chunked" or "guided"."""
         if self.prefill is not None:
             return self.prefill
+        if not self.run.policy.evicts:
+            return "full"
         needed = stats.kv_bytes_stock * n_tokens // n_ctx
         allowed = parse_bytes(self.memory)
         if allowed is None:
             allowed = stats.kv_bytes + max(free_bytes() - _MARGIN_BYTES, 0)
         if needed <= allowed:
             return "full"
-        return "chunked" if self.has_sliding_windows else "guided"
+        return "guided" if self.run.native and not self.has_sliding_windows else "chunked"
 
     def guide(self, tokens: Sequence[int]) -> List[int]:
         """The end of the prompt, as much as fits the tail beside a chunk of its own size."""

@@ -5,41 +5,65 @@ Everything shown is measured while it runs; the document is generated, its facts
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from rich import box
+import numpy as np
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.progress import Progress
 
+from . import logs
 from .evaluate import haystack
+from .kept import kept_share
 from .llama import KVStats, Llama
 
 BUDGET = 0.12  # what the demo model bears: docs/results/needle.json
 N_TOKENS = 3700  # of the prompt; the model ends at 4096
 SEED = 1
 
+N_CELLS = 36  # of the picture of what was kept
+
 _N_DECODE = 64
-_NARROW = 64  # columns
+_EVIDENCE_KEPT = 0.5  # of the evidence's tokens, by the layer that holds most of them
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One question. `depth` is where its fact lies: 0 at the start of the document, 1 at its end."""
+    """One question. `depth` is where its fact lies: 0 at the start of the document, 1 at its end.
+
+    `kept` (N_CELLS,): along the document, the share of tokens that the compressed cache holds, mean over the layers.
+    `evidence` is the cell of the fact, `evidence_kept` the share of the fact's tokens in the layer that holds most.
+    """
 
     question: str
     depth: float
     expected: str
     full: str
     compressed: str
+    kept: tuple[float, ...]
+    evidence: int
+    evidence_kept: float
+
+    @property
+    def full_is_right(self) -> bool:
+        return self.full == self.expected
+
+    @property
+    def compressed_is_right(self) -> bool:
+        return self.compressed == self.expected
+
+    @property
+    def has_evidence(self) -> bool:
+        """Some layer holds most of the fact."""
+        return self.evidence_kept >= _EVIDENCE_KEPT
 
 
 @dataclass(frozen=True)
@@ -81,14 +105,24 @@ def run(
     """
     if n_questions < 1:
         raise ValueError(f"n_questions is {n_questions}: ask 1 or more")
+    from .demo_view import show
+
     console = console or Console()
-    with console.status("reading a long document"):
-        result = measure(BUDGET if budget is None else budget, n_questions)
-    _show(result, console)
+    with _progress(2 * n_questions + 2, console) as step:
+        result = measure(BUDGET if budget is None else budget, n_questions, step)
+    show(result, console)
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+@contextlib.contextmanager
+def _progress(n_steps: int, console: Console) -> Iterator[Callable[[str], None]]:
+    """A bar while it runs; nothing where the console is no terminal. Yields what to call after each step."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal or logs.is_quiet()) as shown:
+        task = shown.add_task("reading a long document", total=n_steps)
+        yield lambda phase: shown.update(task, advance=1, description=phase)
 
 
 #
@@ -96,8 +130,8 @@ def run(
 #
 
 
-def measure(budget: int | float, n_questions: int = 5) -> Result:
-    """Ask every question with both caches, then time both on the last prompt."""
+def measure(budget: int | float, n_questions: int = 5, step: Callable[[str], None] = lambda phase: None) -> Result:
+    """Ask every question with both caches, then time both on the last prompt. `step` is told of each thing done."""
     full, compressed = _open(), _open(kv_profile="tiny-needle2", kv_budget=budget, kv_prefill="full")
     placed = _facts(n_questions)
     document = haystack.document(random.Random(SEED), [(d, f.sentence) for d, f in placed], N_TOKENS - 40, _count(full))
@@ -105,9 +139,11 @@ def measure(budget: int | float, n_questions: int = 5) -> Result:
     for depth, fact in placed:
         prompt = haystack.question_prompt(document, fact.question)
         # the full cache still holds the document from the question before; the compressed one reads it anew
-        answers.append(Answer(fact.question, depth, fact.answer, *(_ask(llm, prompt) for llm in (full, compressed))))
+        texts = _ask(full, prompt, step), _ask(compressed, prompt, step)
+        kept, evidence, evidence_kept = _look(compressed, document, fact.sentence)
+        answers.append(Answer(fact.question, depth, fact.answer, *texts, kept, evidence, evidence_kept))
     tokens = full.tokenize(prompt.encode())
-    timed = (_time(full, tokens, compress=False), _time(compressed, tokens, compress=True))
+    timed = (_time(full, tokens, step, compress=False), _time(compressed, tokens, step, compress=True))
     return Result(len(tokens), budget, tuple(answers), *timed)
 
 
@@ -130,12 +166,29 @@ def _count(llm: Llama) -> haystack.TokenCounter:
     return lambda text: len(llm.tokenize(text.encode(), add_bos=False))
 
 
-def _ask(llm: Llama, prompt: str) -> str:
+def _ask(llm: Llama, prompt: str, step: Callable[[str], None]) -> str:
     out: Any = llm.create_completion(prompt, max_tokens=16, temperature=0.0, stop=[".", "\n"])
+    step("answering")
     return str(out["choices"][0]["text"]).strip()
 
 
-def _time(llm: Llama, tokens: Sequence[int], *, compress: bool) -> Measurement:
+def _look(llm: Llama, document: str, sentence: str) -> tuple[tuple[float, ...], int, float]:
+    """`kept`, `evidence` and `evidence_kept` of an Answer, from the cache as it is after it."""
+    pieces = [llm.detokenize([token]) for token in llm.input_ids[: llm.n_tokens].tolist()]
+    ends = np.cumsum([len(piece) for piece in pieces])
+    start = b"".join(pieces).index(document.strip().encode())
+    n_document = int(np.searchsorted(ends, start + len(document.strip().encode())))
+    at = start + document.strip().encode().index(sentence.encode())
+    first, last = (int(np.searchsorted(ends, char, "right")) for char in (at, at + len(sentence.encode()) - 1))
+    edges = np.linspace(0, n_document, N_CELLS + 1).round().astype(int)
+    share = kept_share(llm)
+    kept = tuple(float(share[a:b].mean()) for a, b in zip(edges, edges[1:]))
+    fact = np.arange(first, last + 1)
+    by_layer = [float(np.isin(fact, llm.kv_kept(layer)).mean()) for layer in range(len(llm.kv_stats().n_tokens_kept))]
+    return kept, min(int(np.searchsorted(edges, first, "right")) - 1, N_CELLS - 1), max(by_layer)
+
+
+def _time(llm: Llama, tokens: Sequence[int], step: Callable[[str], None], *, compress: bool) -> Measurement:
     llm.reset()
     eviction_ms = llm.kv_stats().eviction_ms
     start = time.perf_counter()
@@ -145,6 +198,7 @@ def _time(llm: Llama, tokens: Sequence[int], *, compress: bool) -> Measurement:
         llm.compress()
     kv = llm.kv_stats()
     seconds = statistics.median(_decode_time(llm, token) for token in tokens[1 : _N_DECODE + 1])
+    step("measuring")
     return Measurement(prefill_ms, kv.eviction_ms - eviction_ms, 1 / seconds, kv)
 
 
@@ -152,83 +206,3 @@ def _decode_time(llm: Llama, token: int) -> float:
     start = time.perf_counter()
     llm.eval([token])
     return time.perf_counter() - start
-
-
-#
-# show
-#
-
-
-def _show(result: Result, console: Console) -> None:
-    console.print(f"\n{len(result.answers)} questions about one document of {result.n_prompt_tokens} tokens\n")
-    if console.width >= _NARROW:
-        console.print(_answers_table(result))
-    else:
-        _show_answers_as_list(result, console)
-    console.print("The full cache held the document from one question to the next; eviction read it for each.")
-    console.print("\nTokens kept per layer")
-    for layer, n_kept in enumerate(result.compressed.kv.n_tokens_kept):
-        console.print(_bar(layer, n_kept, result.n_prompt_tokens, console), highlight=False)
-    console.print()
-    console.print(_numbers_table(result))
-    console.print(f"\n{_point(result)}\n", highlight=False)
-
-
-def _answers_table(result: Result) -> Table:
-    table = _table("question", "depth", "expected", "full cache", "compressed")
-    for answer in result.answers:
-        cells = [_marked(text, answer.expected) for text in (answer.full, answer.compressed)]
-        table.add_row(answer.question, f"{answer.depth:.0%}", answer.expected, *cells)
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table
-
-
-def _show_answers_as_list(result: Result, console: Console) -> None:
-    for answer in result.answers:
-        console.print(f"{answer.question} [{answer.depth:.0%} deep]", markup=False)
-        console.print("  expected:", answer.expected)
-        console.print("  full cache:", _marked(answer.full, answer.expected))
-        console.print("  compressed:", _marked(answer.compressed, answer.expected), end="\n\n")
-
-
-def _marked(text: str, expected: str) -> Text:
-    return Text(text, style="green") if text == expected else Text(f"{text} (wrong)", style="red")
-
-
-def _bar(layer: int, n_kept: int, n_tokens: int, console: Console) -> str:
-    filled, empty = ("█", "░") if console.encoding.startswith("utf") else ("#", ".")
-    width = max(1, min(30, console.width - 18))
-    n = max(1, round(width * n_kept / n_tokens))
-    return f"  {layer:2d} {filled * n}{empty * (width - n)} {n_kept:4d} ({n_kept / n_tokens:.0%})"
-
-
-def _numbers_table(result: Result) -> Table:
-    table = _table("", "full cache", "compressed")
-    rows: tuple[tuple[str, Callable[[Measurement], str]], ...] = (
-        ("KV cache while answering, MB", lambda m: f"{m.kv.kv_bytes / 1e6:.2f}"),
-        ("KV cache at its peak, MB", lambda m: f"{m.kv.kv_bytes_peak / 1e6:.2f}"),
-        ("reading the prompt, ms", lambda m: f"{m.prefill_ms:.0f}"),
-        ("eviction, ms", lambda m: f"{m.eviction_ms:.1f}"),
-        ("decoding, tokens/s", lambda m: f"{m.decode_tokens_per_s:.0f}"),
-    )
-    for name, text in rows:
-        table.add_row(name, text(result.full), text(result.compressed))
-    return table
-
-
-def _point(result: Result) -> str:
-    n_right = [sum(getattr(a, side) == a.expected for a in result.answers) for side in ("full", "compressed")]
-    kept = result.compressed.kv.n_tokens_kept
-    share = sum(kept) / len(kept) / result.n_prompt_tokens
-    speed = result.compressed.decode_tokens_per_s / result.full.decode_tokens_per_s
-    return (
-        f"With {share:.0%} of the tokens, the model answers {n_right[1]} of {len(result.answers)} questions "
-        f"(full cache: {n_right[0]}), decodes {speed:.1f} times as fast, and its cache takes "
-        f"{result.compressed.kv.kv_bytes / result.full.kv.kv_bytes:.0%} of the memory."
-    )

@@ -36,3 +36,15 @@ class ContextError(CompressKVError, ValueError):
 
 class CalibrationError(CompressKVError, ValueError):
     """A model or text that a profile cannot be calibrated on, or a calibration that was not allowed."""
+
+
+class EvaluationError(CompressKVError, ValueError):
+    """A suite that cannot be run as asked: data, a form, a length, or results of another run."""
+
+
+class PolicyError(CompressKVError, ValueError):
+    """A policy that does not exist, an option that it does not have, or one that this model or mode cannot run."""
+
+
+class ChatError(CompressKVError, ValueError):
+    """A document, a saved chat or a name of a model that the chat cannot use, or an extra that is not installed."""

@@ -10,7 +10,7 @@ from . import native, rpc
 
 native.offer_library()
 
-import llama_cpp  # noqa: E402  (after the environment names our library)
+import llama_cpp as llama_cpp  # noqa: E402  (after the environment names our library; others import it from here)
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 
@@ -59,6 +59,7 @@ class Llama(llama_cpp.Llama):
         kv_tail: int = 512,
         kv_prefill: Optional[str] = None,
         kv_memory: Union[int, str, None] = None,
+        kv_policy: str = "compresskv",
         allow_calibration: bool = True,
         rpc_servers: Optional[str] = None,
         **kwargs: Any,
@@ -78,6 +79,7 @@ class Llama(llama_cpp.Llama):
                 the tail is full, so that memory stays at budget and tail. "guided": as chunked, and the prompt's end
                 runs ahead to score each chunk (Finch, arXiv:2408.00167). None: full if that fits `kv_memory`.
             kv_memory: bytes for the KV cache, as an int or "2GB"; None: what is free, less 256 MB.
+            kv_policy: which tokens stay, by name: docs/policies.md. All but "compresskv" do without kv_profile.
             allow_calibration: False: kv_profile="auto" raises CalibrationError where it would have to calibrate.
             rpc_servers: "host:port,host:port": machines that take layers (with n_gpu_layers), as llama.cpp's --rpc; each
                 runs `compresskv rpc-server`. They serve every model of this process from now on.
@@ -87,6 +89,7 @@ class Llama(llama_cpp.Llama):
         Raises:
             LibraryError: another llama.cpp is loaded.
             ProfileError: the profile is invalid or belongs to another model.
+            PolicyError: there is no such policy, or it cannot run with these arguments.
             BudgetError: the budget is below the observation window, or not a budget at all.
             UnsupportedModelError: the architecture or an option cannot be compressed.
             EngineError: a server of `rpc_servers` does not answer.
@@ -97,9 +100,11 @@ class Llama(llama_cpp.Llama):
             rpc.add_servers(rpc_servers)
         rpc.check_servers()
         self._n_lost = rpc.n_lost()
+        if kv_profile is None and kv_policy != "compresskv":
+            kv_profile = Profile.uniform(model_path)
         if kv_profile is not None:
             profile = _load_profile(kv_profile, model_path, allow_calibration, kwargs)
-            self._compression = Compression(profile, kv_budget, kv_tail, kv_prefill, kv_memory)
+            self._compression = Compression(profile, kv_budget, kv_tail, kv_prefill, kv_memory, kv_policy)
             kwargs = _options(kwargs)
         elif kv_budget is not None:
             raise BudgetError(f"kv_budget={kv_budget!r} needs kv_profile: a profile, or Profile.uniform(model_path)")
@@ -149,7 +154,11 @@ class Llama(llama_cpp.Llama):
             self._eval_bounded(compression, list(tokens))
         else:
             native.prompt_begin(self._ctx.ctx, len(tokens))
-            super().eval(tokens)
+            self._decode(tokens)
+
+    def _decode(self, tokens: Sequence[int]) -> None:
+        """Decode through the policy, which may have to see queries before they are gone."""
+        self._require("a policy").run.decode(self, tokens, super().eval)
 
     def _check_room(self, tokens: Sequence[int]) -> None:
         n_total = self.n_tokens + len(tokens)
@@ -163,16 +172,17 @@ class Llama(llama_cpp.Llama):
 
     def _eval_prompt(self, compression: Compression, tokens: List[int]) -> None:
         """Decode the rest of a prompt and compress if a layer is over its budget then."""
+        tokens = compression.run.whole_text(self, tokens)
         n_total = self.n_tokens + len(tokens)
         compression.current = compression.budgets(n_total)
         mode = compression.choose_prefill(n_total, self._n_ctx, native.stats(self._ctx.ctx))
         if mode == "full":
             native.prompt_begin(self._ctx.ctx, len(tokens))
-            super().eval(tokens)
+            self._decode(tokens)
         else:
             native.reserve(self._ctx.ctx, compression.current)
             self._eval_bounded(compression, tokens, compression.guide(tokens) if mode == "guided" else [])
-        native.prompt_end(self._ctx.ctx, compression.current)
+        compression.current = compression.run.at_prompt_end(self, compression.mean_budget(n_total))
 
     def _eval_bounded(self, compression: Compression, tokens: List[int], guide: Sequence[int] = ()) -> None:
         """Decode tokens, compressing whenever the tail is full."""
@@ -182,16 +192,16 @@ class Llama(llama_cpp.Llama):
         while len(tokens) > (room := compression.room(native.stats(self._ctx.ctx))):
             ahead = guide if len(guide) <= room else ()  # else the tail would have to grow for it
             n_chunk = room - len(ahead)
-            super().eval(tokens[:n_chunk])
+            self._decode(tokens[:n_chunk])
             tokens = tokens[n_chunk:]
             self._evict(compression, ahead)
-        super().eval(tokens)
+        self._decode(tokens)
 
     def _evict(self, compression: Compression, guide: Sequence[int]) -> None:
         if not guide:
-            native.compress(self._ctx.ctx, compression.current)
+            compression.run.compress(self, compression.current)
             return
-        super().eval(guide)
+        self._decode(guide)
         self.n_tokens -= len(guide)
         native.compress_guided(self._ctx.ctx, compression.current, len(guide))
 
@@ -218,16 +228,22 @@ class Llama(llama_cpp.Llama):
         mean = resolve_mean_budget(
             compression.budget if kv_budget is None else kv_budget, self.n_tokens, window=compression.window
         )
-        evictable = [layer.evictable for layer in compression.layers]
-        native.compress(self._ctx.ctx, compression.profile.budgets(mean, evictable))
+        compression.run.at_prompt_end(self, mean, force=True)
 
     def protect(self, positions: Sequence[int]) -> None:
         """Never evict the tokens at these positions, say of a system prompt; they count in the budget.
 
         Replaces an earlier set; [] ends it. A budget that they do not fit is an EngineError of the next compression.
         """
-        self._require("protect")
+        compression = self._require("protect")
         native.protect(self._ctx.ctx, positions)
+        compression.protected = tuple(positions)
+
+    def load_state(self, state: llama_cpp.LlamaState) -> None:
+        """As llama_cpp.Llama.load_state."""
+        super().load_state(state)
+        if self._compression is not None:
+            self._compression.run.recorder.forget()
 
     def kv_stats(self) -> KVStats:
         """Tokens and bytes of the cache, now."""
@@ -261,6 +277,7 @@ class Llama(llama_cpp.Llama):
             state["kv_tail"] = self._compression.tail
             state["kv_prefill"] = self._compression.prefill
             state["kv_memory"] = self._compression.memory
+            state["kv_policy"] = self._compression.policy
         return state
 
 

@@ -20,7 +20,7 @@ def plot_profile(profile: Profile, path: str | os.PathLike[str]) -> None:
     A profile without scores (a published one) gets its ranking as a heat map. Raises CompressKVError without
     matplotlib, ProfileError if the file cannot be written.
     """
-    figure = _figure()(figsize=_size(profile), dpi=_DPI, layout="constrained")
+    figure = new_figure()(figsize=_size(profile), dpi=_DPI, layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(max(profile.model.n_layer, 8), 7))
     _heads(top, profile)
     _errors(bottom, profile)
@@ -31,7 +31,7 @@ def plot_profile(profile: Profile, path: str | os.PathLike[str]) -> None:
         raise ProfileError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
-def _figure() -> Any:
+def new_figure() -> Any:
     """matplotlib's Figure without pyplot: no window, no state, no display needed."""
     try:
         from matplotlib.figure import Figure

@@ -1,11 +1,14 @@
 """The command line as a user meets it: what is printed where, and exit statuses."""
 
+import inspect
 import json
+import os
 import subprocess
 import sys
 import types
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import compresskv_edge
@@ -19,7 +22,8 @@ SMALL = [f"--{name}={value}" for name, value in _SMALL.items()]
 def compresskv(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERM", "dumb")  # no colours in what is compared
-    return lambda *args: CliRunner().invoke(cli.app, [str(arg) for arg in args], prog_name="compresskv")
+    separate = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}  # Python 3.9
+    return lambda *args: CliRunner(**separate).invoke(cli.app, [str(arg) for arg in args], prog_name="compresskv")
 
 
 @pytest.fixture
@@ -43,11 +47,37 @@ def test_help_lists_the_commands(compresskv):
         assert "demo" in result.output
 
 
-@pytest.mark.parametrize("command", ["bench", "demo"])
-def test_help_has_examples(compresskv, command):
-    result = compresskv(command, "--help")
+def commands():
+    """Every command and subcommand, as words."""
+    for name, command in typer.main.get_command(cli.app).commands.items():
+        yield from (
+            ((name, sub) for sub in getattr(command, "commands", ())) if hasattr(command, "commands") else ((name,),)
+        )
+
+
+@pytest.mark.parametrize("words", [words for words in commands() if words != ("serve",)], ids=" ".join)
+def test_help_has_examples(compresskv, words):
+    result = compresskv(*words, "--help")
     assert result.exit_code == 0
-    assert f"compresskv {command}" in result.output.split("Examples")[1]
+    assert f"compresskv {' '.join(words)}" in result.output.split("Example")[1]
+
+
+def test_exit_statuses_are_documented(compresskv):
+    assert "Exit status: 0 done, 1 an error" in " ".join(compresskv("--help").output.split())
+
+
+def test_ctrl_c_is_130(compresskv, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("compresskv_edge.doctor.examine", stopped)
+    assert compresskv("doctor").exit_code == 130
+
+
+def test_shells_complete_commands():
+    env = {**os.environ, "_COMPRESSKV_COMPLETE": "complete_bash", "COMP_WORDS": "compresskv ca", "COMP_CWORD": "1"}
+    run = [sys.executable, "-m", "compresskv_edge"]
+    assert "calibrate" in subprocess.run(run, capture_output=True, text=True, env=env).stdout.split()
 
 
 def test_version(compresskv):
@@ -71,8 +101,8 @@ def test_a_file_that_is_no_model(compresskv, tmp_path):
     path.write_text("not a model")
     result = compresskv("bench", path)
     assert result.exit_code == 1
-    assert "Traceback" not in result.output
-    assert result.output.count("\n") == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_truncated_model(compresskv, tmp_path, tiny_gguf):

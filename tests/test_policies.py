@@ -1,37 +1,154 @@
+"""What must hold for every policy of the registry, on arrays: the shared matrix."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, List
+
 import numpy as np
 import pytest
+from layers import random_layers
 
-from compresskv_edge.errors import BudgetError
-from compresskv_edge.policies import streaming_llm
+from compresskv_edge import policies
+from compresskv_edge.errors import BudgetError, PolicyError
+from compresskv_edge.policies import Policy
 
-
-def test_streaming_llm_keeps_sinks_and_recent_tokens():
-    kept = streaming_llm.keep(100, 10)
-    assert kept.tolist() == [0, 1, 2, 3, 94, 95, 96, 97, 98, 99]
-    assert kept.dtype == np.int64
-
-
-def test_streaming_llm_with_other_sinks():
-    assert streaming_llm.keep(100, 3, n_sink=0).tolist() == [97, 98, 99]
-    assert streaming_llm.keep(100, 3, n_sink=2).tolist() == [0, 1, 99]
+WINDOW = 8  # the library's
+EVICTING = [name for name in policies.names() if name != "full"]
+VARIANTS = ["snapkv:window=8:kernel=5:pooling=avg", "chunkkv:chunk=20:reuse=1", "kvcrush:share=0.5", "cake:gamma=0"]
 
 
-@pytest.mark.parametrize("n_tokens", [0, 1, 9, 10])
-def test_streaming_llm_within_the_budget(n_tokens):
-    assert streaming_llm.keep(n_tokens, 10).tolist() == list(range(n_tokens))
+def choose(policy: Policy, layers: List[Any], mean: int, window: int = WINDOW) -> List[Any]:
+    """The pure statement, whole: budgets, then tokens."""
+    if not policy.evicts:
+        return [np.arange(layer.n) for layer in layers]
+    budgets = policy.budgets(layers, [layer.n for layer in layers], mean, window=window)
+    return policy.keep_all(layers, budgets, mean, window=window)
 
 
-def test_streaming_llm_is_as_large_as_its_budget():
-    for budget in range(5, 40):
-        assert len(set(streaming_llm.keep(30, budget).tolist())) == min(budget, 30)
+@pytest.mark.parametrize("mean", [WINDOW + 1, 24, 60, 180])
+@pytest.mark.parametrize("name", EVICTING + VARIANTS)
+def test_keeps_exactly_its_budget_and_the_window(name: str, mean: int) -> None:
+    policy, layers = policies.get(name), random_layers(200)
+    kept = choose(policy, layers, mean)
+    assert sum(map(len, kept)) == mean * len(layers)
+    for rows in kept:
+        assert rows.dtype == np.int64
+        assert (np.diff(rows) > 0).all()
+        assert rows[0] >= 0
+        own = min(policy.window_of(mean, WINDOW), len(rows))
+        assert own >= WINDOW
+        assert rows[-own:].tolist() == list(range(200 - own, 200))
 
 
-@pytest.mark.parametrize("budget", [4, 0, -1])
-def test_streaming_llm_needs_room_for_a_recent_token(budget):
-    with pytest.raises(BudgetError, match=f"budget is {budget} tokens .* use 5 or more"):
-        streaming_llm.keep(100, budget)
+@pytest.mark.parametrize("name", policies.names())
+def test_keeps_whole_what_fits(name: str) -> None:
+    for n in (1, 7, WINDOW, 30):
+        for mean in (30, 31, 1000):
+            assert [rows.tolist() for rows in choose(policies.get(name), random_layers(n), mean)] == [
+                list(range(n))
+            ] * 4
 
 
-def test_streaming_llm_with_negative_sinks():
-    with pytest.raises(BudgetError, match="n_sink must not be negative, got -1"):
-        streaming_llm.keep(100, 10, n_sink=-1)
+@pytest.mark.parametrize("name", policies.names())
+def test_never_evicts_the_only_token(name: str) -> None:
+    policy, layers = policies.get(name), random_layers(1, n_layer=1)
+    assert policy.keep(layers[0], 1, 1, window=1).tolist() == [0]
+    assert choose(policy, layers, 1, window=1)[0].tolist() == [0]
+
+
+@pytest.mark.parametrize("name", EVICTING)
+def test_is_deterministic_and_leaves_its_input_alone(name: str) -> None:
+    first = choose(policies.get(name), random_layers(150), 40)
+    layers = random_layers(150)
+    before = [{key: np.copy(value) for key, value in vars(layer).items()} for layer in layers]
+    for kept in (choose(policies.get(name), layers, 40), choose(policies.get(name), layers, 40)):
+        for want, rows in zip(first, kept):
+            np.testing.assert_array_equal(rows, want)
+    for layer, values in zip(layers, before):
+        for key, value in values.items():
+            np.testing.assert_array_equal(getattr(layer, key), value)
+
+
+@pytest.mark.parametrize("name", EVICTING)
+def test_protected_tokens_stay_and_count(name: str) -> None:
+    protected = np.zeros(150, dtype=bool)
+    protected[[3, 17, 18, 90, 141]] = True
+    layers = [dataclasses.replace(layer, protected=protected) for layer in random_layers(150)]
+    policy = policies.get(name)
+    budgets = policy.budgets(layers, [150] * 4, 30, window=WINDOW, n_protected=5)
+    kept = policy.keep_all(layers, budgets, 30, window=WINDOW)
+    assert sum(map(len, kept)) == 30 * 4
+    for rows in kept:
+        assert {3, 17, 18, 90, 141} <= set(rows.tolist())
+
+
+@pytest.mark.parametrize("name", EVICTING)
+def test_protected_tokens_that_do_not_fit(name: str) -> None:
+    layers = random_layers(100, protected=np.arange(100) < 50)
+    policy = policies.get(name)
+    with pytest.raises(BudgetError, match="raise the budget"):
+        policy.budgets(layers, [100] * 4, 30, window=WINDOW, n_protected=50)
+    with pytest.raises(BudgetError, match=r"budget of layer 0 is 30 tokens, less than the 50 protected tokens"):
+        policy.keep(layers[0], 30, 30, window=WINDOW)
+
+
+@pytest.mark.parametrize("name", EVICTING)
+def test_a_layer_does_not_get_more_than_it_holds(name: str) -> None:
+    """Uneven layers, as after an eviction: what one cannot use goes to the others."""
+    layers = [random_layers(n)[0] for n in (20, 300, 80, 300)]
+    kept = choose(policies.get(name), layers, 120)
+    assert sum(map(len, kept)) == 120 * 4
+    assert all(len(rows) <= layer.n for rows, layer in zip(kept, layers))
+
+
+@pytest.mark.parametrize("name", [name for name in EVICTING if policies.get(name).decodes])
+def test_goes_on_with_what_earlier_evictions_left(name: str) -> None:
+    """While decoding, positions have gaps."""
+    positions = np.concatenate([np.arange(0, 200, 4), np.arange(200, 260)])
+    layers = random_layers(len(positions), positions=positions)
+    kept = choose(policies.get(name), layers, 60)
+    assert [len(rows) for rows in kept] == [60] * 4
+    assert all(rows[-WINDOW:].tolist() == list(range(102, 110)) for rows in kept)
+
+
+def test_every_policy_says_what_it_is() -> None:
+    titles = [policies.get(name).title for name in policies.names()]
+    assert len(set(titles)) == len(titles)
+    required = (
+        "full streaming_llm h2o scissorhands tova sage_kv snapkv pyramidkv cake prefixkv chunkkv sentencekv treekv"
+    )
+    required += " q_filters keydiff knorm uncomp kvcrush random compresskv"
+    assert set(required.split()) == set(policies.names())
+    sources = {policies.get(name).source for name in policies.names()} - {"none", "llama.cpp"}
+    assert all(source.startswith("arXiv:") for source in sources)
+    assert len(sources) == len(policies.names()) - 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("snap", "no policy is named 'snap': did you mean 'snapkv'"),
+        ("", "no policy is named ''"),
+        ("snapkv:windows=8", "policy 'snapkv' has no option 'windows': it has window, kernel, pooling"),
+        ("h2o:window=8", "policy 'h2o' has no option 'window': it has recent_share"),
+        ("tova:x=1", "it has none"),
+        ("snapkv:window=eight", "option window of policy 'snapkv' is 'eight': give a value like 32"),
+        ("snapkv:kernel=4", "option kernel of policy 'snapkv' is '4'"),
+        ("snapkv:pooling=sum", "option pooling of policy 'snapkv' is 'sum'"),
+        ("snapkv:window=0", "option window"),
+        ("h2o:recent_share=1.5", "option recent_share"),
+        ("cake:gamma=nan", "option gamma"),
+        ("snapkv+fold", "a modifier that is not 'merge'"),
+    ],
+)
+def test_a_spec_that_means_nothing(spec: str, message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        policies.get(spec)
+
+
+def test_options_and_modifier() -> None:
+    policy = policies.get("snapkv:window=16:pooling=avg:kernel=3")
+    assert (policy.window, policy.recent, policy.pooling, policy.kernel) == (16, 16, "avg", 3)
+    assert policies.get("snapkv+merge") == dataclasses.replace(policies.get("snapkv"), merge=True)
+    assert policies.get("random:seed=2") != policies.get("random")

@@ -17,7 +17,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_WHEEL_MIB = 24
-NEEDED = ("lib/LICENSE-llama.cpp.txt", "csrc/ckv.h", "profiles/", "models/", "lib/libllama.", "lib/libggml-cpu.")
+NEEDED = (
+    "py.typed",
+    "lib/LICENSE-llama.cpp.txt",
+    "csrc/ckv.h",
+    "profiles/",
+    "models/",
+    "lib/libllama.",
+    "lib/libggml-cpu.",
+)
 UNWANTED = (".cpp", ".cmake", ".pc", ".in", ".hpp", ".cu", ".pyc")
 TRIAL = """
 import sys

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Callable
 
+from .. import logs
+
 # what a generated token costs, in tokens of a prompt
 DECODE_COST = 3
 
@@ -39,10 +41,10 @@ def bar(title: str) -> Iterator[Report]:
 
     console = Console(file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    silent = not console.is_terminal or logs.is_quiet()
     with Bar(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
-        speed_estimate_period=600.0,
-    ) as shown:  # fmt: skip
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=silent, speed_estimate_period=600.0
+    ) as shown:
         task = shown.add_task(title, total=None)
 
         def report(progress: Progress) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Optional, cast, get_args
 
 import typer
 
-from .. import bench, random_gguf
+from .. import bench, logs, random_gguf
 from ..bench_result import Plan, checks, table
 from ..profile import Profile
 from .options import one_of, progress, show, writable
@@ -60,6 +60,7 @@ def bench_command(
     """Measure stock and compressed side by side: prefill, eviction, decoding and memory."""
     plan = Plan(prompt_tokens, budget, decode_tokens, repeats, prefill_repeats, threads, type_k, type_v, tail)
     loaded = None if profile is None else Profile.load(profile)
+    logs.route_llama_cpp()
     with _model(model, shape, quant, cache_dir) as path, progress(plan.n_steps) as step:
         result = bench.run(path, plan, loaded, step)
     show(table(result))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from .. import logs
 from .options import budget as parse_budget
 from .options import writable
 
@@ -38,5 +39,7 @@ def demo_command(
     more: dict[str, Any] = {} if questions is None else {"n_questions": questions}
 
     from .. import demo
+
+    logs.route_llama_cpp()
 
     raise typer.Exit(demo.run(kv_budget, json_path=json_path, **more))

@@ -9,6 +9,8 @@ from typing import Any, Callable, Optional, Union
 import typer
 from rich.console import Console
 
+from .. import logs
+
 
 def one_of(values: Sequence[str]) -> dict[str, Any]:
     """Arguments of typer.Option that allow these values only, in any case."""
@@ -46,7 +48,9 @@ def progress(n_steps: int) -> Iterator[Callable[[str], None]]:
 
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal or logs.is_quiet()
+    ) as progress:
         task = progress.add_task("load", total=n_steps)
         yield lambda phase: progress.update(task, advance=1, description=phase)
 

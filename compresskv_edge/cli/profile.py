@@ -9,6 +9,7 @@ from typing import Annotated, Any, Optional, Union
 
 import typer
 
+from .. import logs
 from ..budget import resolve_mean_budget
 from ..profile import ModelFacts, Profile
 
@@ -67,6 +68,7 @@ def calibrate_command(
         raise typer.BadParameter(f"{str(output)!r} does not end in .json", param_hint="--output")
     output.parent.mkdir(parents=True, exist_ok=True)
     state = output.with_name(f".{output.stem}.state.npz")
+    logs.route_llama_cpp()
     plan = _plan(model, max_tokens, documents, thorough, seed)
     try:
         with bar("calibrate") as report:
@@ -104,7 +106,9 @@ def _finish(profile: Profile, output: Path, allow_uncalibrated: bool) -> None:
         raise typer.Exit(1)
 
 
-@profile_app.command("show")
+@profile_app.command(
+    "show", epilog="Examples: `compresskv profile show tiny-needle2`, `compresskv profile show mine.json --budget 0.1`."
+)
 def show_command(
     name: _Name,
     budget: Annotated[
@@ -174,7 +178,7 @@ def _facts(profile: Profile, mean: int, tokens: int, dial: Union[int, float]) ->
     return [*lines, *profile.provenance.remarks]
 
 
-@profile_app.command("validate")
+@profile_app.command("validate", epilog="Example: `compresskv profile validate mine.json --model model.gguf`.")
 def validate_command(
     name: _Name,
     model: Annotated[
@@ -200,7 +204,7 @@ def _identity(profile: Profile, model: Path) -> str:
     return " by its shape, but was measured on another file or quantisation"
 
 
-@profile_app.command("plot")
+@profile_app.command("plot", epilog="Example: `compresskv profile plot mine.json -o mine.png`.")
 def plot_command(
     name: _Name,
     output: Annotated[

@@ -1,4 +1,17 @@
-"""Eviction methods of the field to compare with, one file a method, named as in its paper.
+"""The field's ways to choose what a cache keeps, on one engine.
 
-Each is a pure function that returns the ascending indices of the tokens to keep.
+    Llama("model.gguf", kv_policy="snapkv")        # for users; default "compresskv"
+    policies.read, policies.apply                  # for evaluations: many policies on one prompt, see applied.py
+
+A policy is scorer x pooling x layer allocation x moment, stated in NumPy (policy.py), in a file named as the method.
+docs/policies.md lists them, says what each costs, and shows how to add one.
 """
+
+from __future__ import annotations
+
+from .applied import Seen, apply, evict, read
+from .layer import Layer
+from .policy import Policy
+from .registry import get, names
+
+__all__ = ["Layer", "Policy", "Seen", "apply", "evict", "get", "names", "read"]

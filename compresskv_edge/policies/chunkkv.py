@@ -1,0 +1,31 @@
+"""ChunkKV, arXiv:2502.00299: whole chunks of neighbouring tokens, one choice for neighbouring layers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .layer import Indices
+from .policy import Policy
+from .scorers import window_attention
+from .selection import Candidates, whole_groups
+
+
+def policy(*, chunk: int = 10, reuse: int = 2, window: int = 32) -> Policy:
+    """Chunks of `chunk` tokens by the window's attention to them, all heads together; best chunks first.
+
+    What the last chunk leaves of the budget goes to the best single tokens, so that the budget is met exactly. `reuse`
+    layers in a row share the choice of the first (the paper's layer-wise index reuse). The paper chooses per head.
+    """
+
+    def select(candidates: Candidates, k: int) -> Indices:
+        return whole_groups(candidates, k, np.arange(len(candidates.scores), dtype=np.int64) // chunk)
+
+    return Policy(
+        title="ChunkKV",
+        source="arXiv:2502.00299",
+        score=window_attention,
+        window=window,
+        select=select,
+        reuse=reuse,
+        recent=window,
+    )

@@ -1,0 +1,17 @@
+"""Full: keeps all, what every other policy is measured against."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .policy import Policy
+
+
+def policy() -> Policy:
+    """The cache as llama.cpp has it; grows with the text."""
+    return Policy(
+        title="Full",
+        source="llama.cpp",
+        score=lambda layer, window: np.ones((1, layer.n - window)),
+        evicts=False,
+    )

@@ -1,0 +1,204 @@
+"""What a policy needs of the text's queries, written down while it is decoded.
+
+The library holds the queries of the last `window` tokens of its profile. Policies that look further back decode the
+text in steps of that many tokens and read the queries after each: every token for `mass` (the prompt then takes about
+twice as long on the demo model), the last `recent` tokens otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import native
+from ..calibration.attention import attention
+from ..errors import EngineError
+from .layer import Indices
+from .policy import Policy
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+_BLOCK = 256  # tokens, of which the last ones give their queries to the sample
+_FOLD = 512  # queries whose attention is computed at once
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What some policies need together. `recent`: queries of that many last tokens."""
+
+    recent: int = 0
+    mass: bool = False
+    sample: bool = False
+
+    @classmethod
+    def of(cls, policies: Iterable[Policy]) -> Needs:
+        """All that any of them needs."""
+        all_of = list(policies)
+        recent = max((policy.recent for policy in all_of), default=0)
+        return cls(recent, any(policy.mass for policy in all_of), any(policy.sample for policy in all_of))
+
+    def covers(self, other: Needs) -> bool:
+        """What was recorded for these needs serves the others as well."""
+        return self.recent >= other.recent and self.mass >= other.mass and self.sample >= other.sample
+
+
+@dataclass
+class Record:
+    """One layer. Queries are (n_head, *, head_dim)."""
+
+    recent: Float32  # of the last tokens
+    sample: Float32
+    mass: Float64  # (n,) of the tokens that the layer holds: attention so far, mean over the heads
+    unfolded: List[Float32] = field(default_factory=list)  # queries whose attention is not in the mass yet
+
+
+class Recorder:
+    """The records of all layers that can evict, for one text at a time."""
+
+    def __init__(self, layers: Sequence[native.Layer], window: int, needs: Needs) -> None:
+        """layers: of the model. window: tokens whose queries the library holds."""
+        self.shapes = {il: shape for il, shape in enumerate(layers) if shape.evictable}
+        self.window = window
+        self.needs = needs
+        self.clear()
+
+    @property
+    def idle(self) -> bool:
+        """The library's own window is all that is needed."""
+        return not (self.needs.mass or self.needs.sample or self.needs.recent > self.window)
+
+    def clear(self) -> None:
+        """A new text begins."""
+        self.n_seen = 0  # tokens decoded
+        self.n_unread = 0  # of them, the last ones, whose queries were not read
+        self.n_unfolded = 0
+        self.records: Dict[int, Record] = {
+            il: Record(_none(shape), _none(shape), np.zeros(0)) for il, shape in self.shapes.items()
+        }
+
+    def forget(self) -> None:
+        """The cache was replaced: nothing recorded belongs to it."""
+        self.clear()
+        self.n_seen = -1
+
+    def copy(self, needs: Needs) -> Recorder:
+        """One that goes on by itself, for no more than `needs`."""
+        other = copy.deepcopy(self)
+        other.needs = needs
+        return other
+
+    #
+    # decoding
+    #
+
+    def feed(self, llm: Any, tokens: Sequence[int], decode: Callable[[List[int]], None]) -> None:
+        """Decode tokens with `decode` and record. Raises EngineError if the cache is not where the record ends."""
+        if llm.n_tokens == 0:
+            self.clear()
+        self.check(llm)
+        rest = list(tokens)
+        while rest:
+            n = self._step(len(rest))
+            decode(rest[:n])
+            rest = rest[n:]
+            self.n_seen += n
+            self.n_unread += n
+            self._read_if_due(llm)
+
+    def check(self, llm: Any) -> None:
+        """Raise EngineError if the cache holds another text than the record."""
+        if self.n_seen != llm.n_tokens and not self.idle:
+            raise EngineError(
+                f"the policy has seen {max(self.n_seen, 0)} tokens but the cache is at {llm.n_tokens}: "
+                "call reset() and evaluate the prompt again"
+            )
+
+    def _step(self, n_left: int) -> int:
+        """Tokens to decode before queries must be read, so that none that is needed is lost."""
+        if self.idle:
+            return n_left
+        n_fast = n_left - max(self.needs.recent, self.window)  # none of their queries is needed but the sample
+        if self.needs.mass or n_fast <= 0:
+            return min(n_left, self.window - self.n_unread)
+        if not self.needs.sample:
+            return n_fast
+        return min(n_fast, _BLOCK - self.n_seen % _BLOCK)
+
+    def _read_if_due(self, llm: Any) -> None:
+        if self.idle or self.n_unread < self.window:
+            return
+        if self.n_unread > self.window:  # a fast step: what was recorded is no longer what came just before
+            for record in self.records.values():
+                record.recent = record.recent[:, :0]
+        self._read(llm, self.window)
+
+    def _read(self, llm: Any, n: int) -> None:
+        positions = np.arange(self.n_seen - n, self.n_seen)
+        sampled = positions % _BLOCK >= _BLOCK - self.window
+        for il, record in self.records.items():
+            queries = native.read_queries(llm.ctx, il, self.shapes[il], self.window)[:, -n:]
+            self._write(record, queries, queries[:, sampled])
+        self.n_unread = 0
+        self.n_unfolded += n if self.needs.mass else 0
+        if self.n_unfolded >= _FOLD:
+            self._fold(llm)
+
+    def _write(self, record: Record, queries: Float32, sampled: Float32) -> None:
+        if self.needs.recent:
+            record.recent = np.concatenate([record.recent, queries], axis=1)[:, -self.needs.recent :]
+        if self.needs.sample and sampled.shape[1]:
+            record.sample = np.concatenate([record.sample, sampled], axis=1)
+        if self.needs.mass:
+            record.unfolded.append(queries)
+
+    #
+    # evicting
+    #
+
+    def finish(self, llm: Any) -> None:
+        """Read and count what is left, before rows leave or records are used."""
+        self.check(llm)
+        if self.idle or self.n_seen < self.window:
+            return
+        if self.n_unread:
+            self._read(llm, min(self.n_unread, self.window))
+        if self.n_unfolded:
+            self._fold(llm)
+
+    def keep(self, kept: Dict[int, Indices]) -> None:
+        """The layers hold these of their tokens from now on."""
+        for il, indices in kept.items():
+            if self.needs.mass:
+                self.records[il].mass = self.records[il].mass[indices]
+
+    def _fold(self, llm: Any) -> None:
+        """Count the attention of the queries read so far, while the rows that they saw are still there."""
+        for il, record in self.records.items():
+            queries = np.concatenate(record.unfolded, axis=1)
+            keys, _ = native.read_kv(llm.ctx, il, self.shapes[il])
+            positions = native.positions(llm.ctx, il)
+            at = np.arange(self.n_seen - self.n_unread - queries.shape[1], self.n_seen - self.n_unread)
+            new = np.zeros(len(positions))
+            new[: len(record.mass)] = record.mass
+            record.mass = new + column_sums(queries, keys, np.searchsorted(positions, at, side="right"))
+            record.unfolded = []
+        self.n_unfolded = 0
+
+
+def column_sums(queries: Float32, keys: Float32, n_visible: Indices) -> Float64:
+    """Attention that each row gets from all queries, mean over the heads: (n_rows,).
+
+    queries: (n_head, n, head_dim); keys: (n_head_kv, n_rows, head_dim); query i sees the rows before n_visible[i].
+    """
+    sums = [group.sum(axis=(0, 1), dtype=np.float64) for group in attention(queries, keys, n_visible)]
+    return np.asarray(np.sum(sums, axis=0) / queries.shape[0], dtype=np.float64)
+
+
+def _none(shape: native.Layer) -> Float32:
+    return np.zeros((shape.n_head, 0, shape.head_dim_k), dtype=np.float32)

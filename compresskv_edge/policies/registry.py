@@ -1,0 +1,90 @@
+"""All policies by name. A new one is a file of its own and a line here; docs/policies.md shows how."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Callable
+
+from ..errors import PolicyError
+from .policy import Policy
+
+# each the name of a file beside this one
+_NAMES = (
+    "full",
+    "compresskv",
+    "streaming_llm",
+    "h2o",
+    "scissorhands",
+    "tova",
+    "sage_kv",
+    "snapkv",
+    "pyramidkv",
+    "cake",
+    "prefixkv",
+    "chunkkv",
+    "sentencekv",
+    "treekv",
+    "q_filters",
+    "keydiff",
+    "knorm",
+    "uncomp",
+    "kvcrush",
+    "random",
+)
+
+POLICIES: Mapping[str, Callable[..., Policy]] = {
+    name: importlib.import_module(f".{name}", __package__).policy for name in _NAMES
+}
+
+
+def names() -> tuple[str, ...]:
+    """Names of all policies."""
+    return tuple(POLICIES)
+
+
+def get(spec: str) -> Policy:
+    """The policy of a name, with options and a modifier if it has any: "snapkv", "snapkv:window=8:pooling=avg",
+    "snapkv+merge".
+
+    Raises PolicyError that names the close policies, or the options that there are.
+    """
+    head, *modifiers = str(spec).split("+")
+    name, *options = head.split(":")
+    if name not in POLICIES:
+        close = difflib.get_close_matches(name.lower(), POLICIES, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise PolicyError(f"no policy is named {name!r}: {hint}There are {', '.join(POLICIES)}")
+    if [modifier for modifier in modifiers if modifier != "merge"]:
+        raise PolicyError(f"policy {spec!r} has a modifier that is not 'merge', the only one")
+    factory = POLICIES[name]
+    policy = factory(**dict(_option(name, factory, option) for option in options))
+    return replace(policy, merge=True) if modifiers else policy
+
+
+def _option(name: str, factory: Callable[..., Policy], option: str) -> tuple[str, Any]:
+    key, _, text = option.partition("=")
+    defaults = {p.name: p.default for p in inspect.signature(factory).parameters.values()}
+    if key not in defaults:
+        raise PolicyError(f"policy {name!r} has no option {key!r}: it has {', '.join(defaults) or 'none'}")
+    try:
+        value = type(defaults[key])(text)
+    except ValueError:
+        value = None
+    if value is None or not _sensible(key, value):
+        raise PolicyError(f"option {key} of policy {name!r} is {text!r}: give a value like {defaults[key]!r}")
+    return key, value
+
+
+def _sensible(key: str, value: Any) -> bool:
+    """Kernels are odd, poolings are two, and no number is negative or zero but sinks and seeds."""
+    if key == "pooling":
+        return value in ("avg", "max")
+    if key == "kernel":
+        return bool(value > 0 and value % 2 == 1)
+    if key.endswith("share"):
+        return bool(0.0 < value <= 1.0)
+    return bool(value >= 0 if key in ("sinks", "seed", "gamma") else value > 0) and value != float("inf")

@@ -1,0 +1,244 @@
+"""A policy at work on a model: the thin edge between the engine and the pure pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+
+import numpy as np
+
+from .. import native
+from ..errors import PolicyError
+from ..profile import Profile, Settings
+from .layer import Bools, Indices, Layer
+from .policy import Policy
+from .recorder import Needs, Recorder
+from .registry import get
+
+if TYPE_CHECKING:
+    from ..compression import Compression
+
+DEFAULT = "compresskv"
+UNBOUNDED = 1 << 30  # tokens: the budget of a policy that never evicts
+
+_SENTENCE_ENDS = (".", "!", "?", ";", "\u3002", "\uff01", "\uff1f", "\uff1b")  # the wide ones are Chinese and Japanese
+_CLOSERS = " \"')]\u00bb\u201d\u2019"  # may follow an end
+
+
+def attached_profile(spec: str, profile: Profile, budget: Any) -> Profile:
+    """What the library is given for a policy: heads, window and pooling. A budget in tokens may shrink the window."""
+    policy = get(spec)
+    if not policy.native or policy.heads == "profile":
+        return profile
+    least = profile.settings.window
+    window = policy.window_of(budget, least) if isinstance(budget, int) else max(policy.window, least)
+    heads = _all_heads(profile)
+    settings = Settings(
+        window=window, kernel=policy.kernel, pooling=policy.pooling, n_heads=max(map(len, heads)), floor=window + 1
+    )
+    return profile.model_copy(update={"heads_ranked": tuple(map(tuple, heads)), "settings": settings})
+
+
+def _all_heads(profile: Profile) -> List[List[int]]:
+    return [list(range(profile.model.heads_in(layer))) for layer in range(profile.model.n_layer)]
+
+
+class Run:
+    """One policy on the cache that a `Compression` describes, with what it has recorded of the text."""
+
+    def __init__(self, spec: str, compression: Compression, recorder: Optional[Recorder] = None) -> None:
+        """recorder: one that has seen the text in the cache. Raises PolicyError."""
+        self.spec = spec
+        self.compression = compression
+        self.policy = _with_settings(get(spec), compression.profile)
+        self.mean = 0  # budget of the text at hand, tokens a layer on average
+        self._recorder = recorder
+        if self.policy.merge:
+            raise PolicyError(
+                f"policy {spec!r}: merging changes keys and values in the cache, which the engine does not offer yet: "
+                "leave out '+merge'"
+            )
+
+    @property
+    def recorder(self) -> Recorder:
+        """Made when the model's shape is known."""
+        if self._recorder is None:
+            self._recorder = Recorder(self.compression.layers, self.compression.window, self._needs())
+        return self._recorder
+
+    def take(self, recorder: Recorder) -> None:
+        """Go on from a copy of what was recorded of the text in the cache."""
+        self._recorder = recorder.copy(self._needs())
+
+    def _needs(self) -> Needs:
+        return Needs() if self.native else Needs.of([self.policy])
+
+    @property
+    def native(self) -> bool:
+        """The library scores and selects: it was given this policy's heads, window and pooling."""
+        policy, attached = self.policy, self.compression.attached
+        source = self.compression.profile
+        heads = source.heads_used() if policy.heads == "profile" else _all_heads(source)
+        same = (policy.kernel, policy.pooling, heads) == (
+            attached.settings.kernel,
+            attached.settings.pooling,
+            attached.heads_used(),
+        )
+        window = attached.settings.window
+        return policy.native and same and (not self.mean or policy.window_of(self.mean, window) == window)
+
+    @property
+    def evictable(self) -> List[int]:
+        """Layers that can evict."""
+        return [il for il, layer in enumerate(self.compression.layers) if layer.evictable]
+
+    #
+    # decoding
+    #
+
+    def decode(self, llm: Any, tokens: Sequence[int], decode: Callable[[List[int]], None]) -> None:
+        """Decode tokens; what the policy needs of them is recorded."""
+        self.recorder.feed(llm, tokens, decode)
+
+    def whole_text(self, llm: Any, tokens: List[int]) -> List[int]:
+        """The tokens to decode: all of the text again if the policy has not seen what is in the cache."""
+        if self.recorder.idle or self.recorder.n_seen == llm.n_tokens:
+            return tokens
+        text = [*llm._input_ids.tolist(), *tokens]
+        llm.reset()
+        llm._ctx.kv_cache_seq_rm(-1, 0, -1)
+        return text
+
+    #
+    # evicting
+    #
+
+    def budgets(self, mean: int, n_tokens: int) -> List[int]:
+        """Budgets of a text of n_tokens, as far as they are known before it is read: (n_layer,), 0: not evictable."""
+        if not self.policy.evicts:
+            return self._per_layer([UNBOUNDED] * len(self.evictable))
+        if self.policy.spread.measure is not None:
+            return self._per_layer([mean] * len(self.evictable))
+        # a text within its budget is kept whole: its budgets are those of what is generated after it
+        n_held = n_tokens if n_tokens > mean else UNBOUNDED
+        return self._spread(mean, [n_held] * len(self.evictable), ())
+
+    def at_prompt_end(
+        self, llm: Any, mean: int, layers: Optional[Sequence[Layer]] = None, *, force: bool = False
+    ) -> List[int]:
+        """Compress if a layer is over its budget, or anyway; returns the budgets (n_layer,) to keep to from now on.
+
+        mean: tokens a layer on average. layers: if they were read before, see `policies.read`.
+        """
+        self.mean = mean
+        budgets = self.budgets(mean, llm.n_tokens)
+        if self.native:
+            (native.compress if force else native.prompt_end)(llm.ctx, budgets)
+            return budgets
+        held = [len(native.positions(llm.ctx, il)) for il in self.evictable]
+        if not self.policy.evicts or (max(held, default=0) <= mean and not force):
+            return budgets
+        source = self._source(llm, layers)
+        if self.policy.spread.measure is not None:
+            budgets = self._spread(mean, held, source())
+        if force or any(n > budgets[il] for il, n in zip(self.evictable, held)):
+            self._keep(llm, source(), budgets)
+        return budgets
+
+    def compress(self, llm: Any, budgets: Sequence[int]) -> None:
+        """Compress what the cache holds to budgets (n_layer,)."""
+        if self.native:
+            native.compress(llm.ctx, budgets)
+        elif self.policy.evicts:
+            self._keep(llm, self._source(llm)(), budgets)
+
+    def _spread(self, mean: int, held: Sequence[int], layers: Iterable[Layer]) -> List[int]:
+        compression = self.compression
+        budgets = self.policy.budgets(
+            layers,
+            held,
+            mean,
+            window=compression.window,
+            errors=[compression.profile.layer_errors[il] for il in self.evictable],
+            settings=compression.profile.settings,
+            n_protected=0 if self.native else len(compression.protected),
+        )
+        return self._per_layer(budgets)
+
+    def _per_layer(self, budgets: Sequence[int]) -> List[int]:
+        by_layer = dict(zip(self.evictable, budgets))
+        return [by_layer.get(il, 0) for il in range(len(self.compression.layers))]
+
+    def _keep(self, llm: Any, layers: Iterable[Layer], budgets: Sequence[int]) -> None:
+        wanted = [budgets[il] for il in self.evictable]
+        mean = self.mean or sum(wanted) // max(len(wanted), 1)
+        kept = self.policy.keep_all(layers, wanted, mean, window=self.compression.window)
+        by_layer: Dict[int, Indices] = dict(zip(self.evictable, kept))
+        empty = np.empty(0, dtype=np.int64)
+        native.keep(llm.ctx, [by_layer.get(il, empty) for il in range(len(self.compression.layers))])
+        self.recorder.keep(by_layer)
+
+    #
+    # reading
+    #
+
+    def _source(self, llm: Any, layers: Optional[Sequence[Layer]] = None) -> Callable[[], Iterator[Layer]]:
+        """Layers one after the other, so that the keys of one layer are in memory at a time."""
+        if layers is not None:
+            return lambda: (self._dress(layer) for layer in layers)
+        self.recorder.finish(llm)
+        return lambda: (self._dress(self.read_layer(llm, il)) for il in self.evictable)
+
+    def _dress(self, layer: Layer) -> Layer:
+        """What belongs to the policy and the user, not to the text."""
+        heads = self.compression.profile.heads_used()[layer.index] if self.policy.heads == "profile" else ()
+        protected = np.isin(layer.positions, np.asarray(self.compression.protected, dtype=np.int64))
+        return replace(layer, heads=heads, protected=protected)
+
+    def read_layer(self, llm: Any, il: int) -> Layer:
+        """What layer il holds, as arrays."""
+        shape, record = self.compression.layers[il], self.recorder.records[il]
+        positions = native.positions(llm.ctx, il)
+        if self.policy.keys:
+            keys, _ = native.read_kv(llm.ctx, il, shape)
+        else:
+            keys = np.empty((shape.n_head_kv, len(positions), 0), dtype=np.float32)
+        return Layer(
+            index=il,
+            k=keys,
+            queries=self._queries(llm, il),
+            positions=positions,
+            mass=record.mass if self.recorder.needs.mass else None,
+            sample=record.sample if self.recorder.needs.sample else None,
+            ends=sentence_ends(llm, positions) if self.policy.sentences else None,
+        )
+
+    def _queries(self, llm: Any, il: int) -> Any:
+        if not self.policy.recent or llm.n_tokens < self.compression.window:
+            return self.recorder.records[il].recent[:, :0]
+        if not self.recorder.idle and self.recorder.needs.recent:
+            return self.recorder.records[il].recent
+        return native.read_queries(llm.ctx, il, self.compression.layers[il], self.compression.window)
+
+
+def _with_settings(policy: Policy, profile: Profile) -> Policy:
+    """CompressKV's window and pooling are the profile's."""
+    if policy.heads != "profile":
+        return policy
+    settings = profile.settings
+    return replace(
+        policy, window=settings.window, recent=settings.window, kernel=settings.kernel, pooling=settings.pooling
+    )
+
+
+def sentence_ends(llm: Any, positions: Indices) -> Bools:
+    """Tokens at these positions that end a sentence or a line: (n,)."""
+    tokens = llm._input_ids[positions]
+    ends = {int(token): _ends_sentence(llm.detokenize([int(token)], special=True)) for token in np.unique(tokens)}
+    return np.asarray([ends[int(token)] for token in tokens], dtype=bool)
+
+
+def _ends_sentence(piece: bytes) -> bool:
+    text = piece.decode(errors="replace")
+    return "\n" in text or text.rstrip(_CLOSERS).endswith(_SENTENCE_ENDS)

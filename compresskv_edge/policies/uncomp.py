@@ -1,0 +1,67 @@
+"""UNComp, arXiv:2410.03090: layers grouped by the truncated matrix entropy of their queries, SnapKV's scores."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from .allocation import Spread, Wish, in_proportion
+from .layer import Array, Layer
+from .policy import Policy
+from .scorers import window_attention
+
+
+def policy(
+    *, groups: int = 4, rank: int = 32, window: int = 8, kernel: int = 7, pooling: Literal["avg", "max"] = "max"
+) -> Policy:
+    """Layers of similar entropy share one budget: `groups` equal bands between the lowest and the highest entropy, a
+    group's budget in proportion to its mean entropy. Only the layer grouping: the paper's groups of heads and its
+    compression of hidden states have no place here, and it sets the groups' sizes by hand for each model.
+
+    Entropy is that of the `rank` largest eigenvalues of the covariance of a head's queries, over log(head_dim), mean
+    over the heads. The queries are the last 8 of every 256 tokens of the prompt.
+    """
+
+    def measure(layer: Layer, window: int) -> float:
+        return truncated_entropy(layer.of_the_text(), rank)
+
+    return Policy(
+        title="UNComp",
+        source="arXiv:2410.03090",
+        score=window_attention,
+        kernel=kernel,
+        pooling=pooling,
+        window=window,
+        spread=Spread(lambda wish: share(wish, groups), measure),
+        recent=window,
+        sample=True,
+    )
+
+
+def truncated_entropy(queries: Array, rank: int) -> float:
+    """Mean over the heads of queries (n_head, s, head_dim)."""
+    return float(np.mean([_entropy(head.astype(np.float64), rank) for head in queries]))
+
+
+def _entropy(rows: Array, rank: int) -> float:
+    centred = rows - rows.mean(axis=0)
+    lengths = np.linalg.norm(centred, axis=-1, keepdims=True)
+    unit = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
+    values = np.linalg.svd(unit, compute_uv=False) ** 2
+    if values.sum() == 0.0 or rows.shape[1] == 1:
+        return 0.0
+    shares = values[:rank] / values.sum()
+    shares = shares[shares > 0]
+    return float(-(shares * np.log(shares)).sum() / math.log(rows.shape[1]))
+
+
+def share(wish: Wish, groups: int) -> list[float]:
+    """Tokens a layer: (n_layer,), equal inside a group."""
+    entropy = np.asarray(wish.measures, dtype=np.float64)
+    span = float(np.ptp(entropy))
+    if span == 0.0:
+        return in_proportion(wish, np.ones(len(entropy)).tolist())
+    group = np.minimum((entropy - entropy.min()) / span * groups, groups - 1).astype(int)
+    return in_proportion(wish, [float(entropy[group == g].mean()) for g in group])

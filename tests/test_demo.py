@@ -1,0 +1,111 @@
+"""The demo measures what it shows, and shows it on any terminal and in any pipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from compresskv_edge import demo, demo_view
+
+
+@pytest.fixture(scope="module")
+def result() -> demo.Result:
+    return demo.measure(0.25, n_questions=2)
+
+
+def printed(result: demo.Result, width: int, encoding: str = "utf-8", **console: bool) -> str:
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, encoding=encoding, errors="strict") as file:
+        demo_view.show(result, Console(file=file, width=width, **console))
+        file.flush()
+        return raw.getvalue().decode(encoding)
+
+
+def test_it_measures_what_it_shows(result: demo.Result) -> None:
+    kept = result.compressed.kv.n_tokens_kept
+    assert 3500 < result.n_prompt_tokens <= demo.N_TOKENS
+    assert sum(kept) == pytest.approx(0.25 * result.n_prompt_tokens * len(kept), abs=len(kept))
+    assert result.compressed.kv.kv_bytes < 0.5 * result.full.kv.kv_bytes
+    assert result.full.eviction_ms == 0 < result.compressed.eviction_ms < result.compressed.prefill_ms
+    assert all(answer.full_is_right for answer in result.answers)
+
+
+def test_what_was_kept_along_the_document(result: demo.Result) -> None:
+    for answer in result.answers:
+        assert len(answer.kept) == demo.N_CELLS
+        assert sum(answer.kept) / demo.N_CELLS == pytest.approx(0.25, abs=0.03)
+        assert answer.evidence == pytest.approx(answer.depth * demo.N_CELLS, abs=1.5)
+        assert answer.has_evidence
+        assert answer.evidence_kept > 0.9
+
+
+@pytest.mark.parametrize("width", [24, 40, 80, 200])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_it_prints_anywhere(result: demo.Result, width: int, encoding: str) -> None:
+    text = printed(result, width, encoding)
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for answer in result.answers:
+        assert answer.question.split()[0] in text
+        assert text.count(answer.full.split()[0]) >= 2
+
+
+def test_the_picture_is_the_last_screen(result: demo.Result) -> None:
+    lines = printed(dataclasses.replace(result, answers=(*result.answers, *result.answers)), 80).splitlines()[-24:]
+    assert "4 questions about one document" in "\n".join(lines)
+    assert sum(line.startswith("|") and "◆" in line for line in lines) == 4
+    bars = [line.count("█") for line in lines if "MB" in line]
+    assert len(bars) == 2
+    assert bars[1] / bars[0] == pytest.approx(result.compressed.kv.kv_bytes / result.full.kv.kv_bytes, abs=0.03)
+
+
+def test_right_and_wrong_kept_and_lost_differ_without_colours(result: demo.Result) -> None:
+    good = result.answers[0]
+    bad = dataclasses.replace(good, compressed="something else", evidence_kept=0.2)
+    for encoding, signs in (("utf-8", "◆✓◇✗"), ("ascii", ("O", "ok", "x", "WRONG"))):
+        right, wrong = (printed(dataclasses.replace(result, answers=(a,)), 80, encoding) for a in (good, bad))
+        assert signs[0] in picture(right)
+        assert signs[3] not in picture(right)
+        assert signs[2] in picture(wrong)
+        assert f"{signs[3]} something" in picture(wrong)
+        assert "answers 1 of 1" in right
+        assert "answers 0 of 1" in wrong.replace("\n", " ")
+
+
+def picture(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if line.startswith("|"))
+
+
+def test_colours_on_terminals_only(result: demo.Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert re.search(r"\x1b\[[\d;]*3[12]m", printed(result, 80, force_terminal=True))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not re.search(r"\x1b\[[\d;]*3\dm", printed(result, 80, force_terminal=True))
+
+
+def test_the_result_as_json(result: demo.Result, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(demo, "measure", lambda budget, n_questions, step: result)
+    path = tmp_path / "new" / "demo.json"
+    assert demo.run(json_path=path, console=Console(file=io.StringIO())) == 0
+    assert json.loads(path.read_text())["answers"][0]["expected"] == result.answers[0].expected
+
+
+def test_without_questions() -> None:
+    with pytest.raises(ValueError, match="n_questions is 0: ask 1 or more"):
+        demo.run(n_questions=0)
+
+
+def test_each_step_is_told(result: demo.Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(demo, "_ask", lambda llm, prompt, step: step("answering") or "")
+    monkeypatch.setattr(demo, "_time", lambda llm, tokens, step, compress: step("measuring") or result.full)
+    monkeypatch.setattr(demo, "_look", lambda *_: ((), 0, 0.0))
+    demo.measure(0.1, 2, steps.append)
+    assert steps == ["answering"] * 4 + ["measuring"] * 2

@@ -1,0 +1,84 @@
+"""What `compresskv doctor` says is so."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from compresskv_edge import cli, doctor, native, plan
+from compresskv_edge.errors import LibraryError, UnsupportedModelError
+from compresskv_edge.sizes import ModelSizes
+
+
+def run(*args: object) -> Any:
+    return CliRunner().invoke(cli.app, ["doctor", *map(str, args)], prog_name="compresskv")
+
+
+def test_the_cpu_is_a_backend() -> None:
+    found = [device for device in doctor.devices() if device.kind == "CPU"]
+    assert len(found) == 1
+    assert found[0].memory_total == pytest.approx(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), rel=0.01)
+
+
+def test_the_report_in_json() -> None:
+    report = json.loads(run("--json").stdout)
+    assert report["build"]["version"] == native.version()
+    assert Path(report["build"]["folder"]) == native.library_dir()
+    assert set(report["build"]["cpu_features"]) & {"AVX2", "NEON", "SSE3", "LLAMAFILE"}
+    assert 0 < report["memory_free"] <= report["memory_total"]
+    assert report["problems"] == []
+    assert report["model"] is None
+
+
+def test_contexts_of_a_model_are_those_of_the_plan(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = 100 << 20
+    monkeypatch.setattr(doctor, "free_bytes", lambda: memory)
+    report = doctor.examine(demo_model, budget=128)
+    sizes = ModelSizes.from_gguf(demo_model)
+    assert report.model is not None
+    assert report.model.context_stock == plan.largest_context(sizes, plan.Cache(None), memory) < sizes.n_ctx_train
+    assert report.model.context_compressed == sizes.n_ctx_train
+    assert report.model.profile == "shipped"
+
+
+def test_a_model_without_a_profile(tiny_gguf: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("compresskv_edge.calibration.auto.cache_path", lambda model_hash: tmp_path / "none.json")
+    result = run(tiny_gguf("qwen2"), "--budget", 64)
+    assert result.exit_code == 0
+    assert "none yet" in result.stdout
+    assert "64 tokens a layer: 8192 tokens" in result.stdout
+
+
+def test_what_does_not_fit_is_a_problem(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "free_bytes", lambda: 20 << 20)
+    said = run(demo_model).stdout
+    assert "20 MB of memory are free" in said
+    assert "tiny-needle2 does not fit the memory that is free" in said
+
+
+def test_a_system_that_does_not_tell_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "free_bytes", lambda: 1 << 50)
+    assert doctor.examine().memory_free is None
+    assert "not told by this system" in run().stdout
+
+
+def test_without_a_library_it_still_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Path:
+        raise LibraryError("no libllama in lib: install the package")
+
+    monkeypatch.setattr(native, "library_dir", missing)
+    result = run()
+    assert result.exit_code == 1
+    assert "no libllama in lib: install the package" in result.stdout
+    assert "memory" in result.stdout
+
+
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_text("no")
+    with pytest.raises(UnsupportedModelError, match=r"x\.gguf"):
+        doctor.examine(tmp_path / "x.gguf")
