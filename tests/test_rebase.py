@@ -116,6 +116,32 @@ def test_every_layer_has_its_own_tokens(type_kv: str, loaded: Callable[..., Llam
     assert all({0, 1, 2, 150} <= set(llm.kv_kept(il)) for il in range(len(layers)))
 
 
+def test_the_second_time_counts_from_the_first(loaded: Callable[..., Llama]) -> None:
+    llm = loaded("llama", "f32")
+    layer, frequencies = llm._compression.layers[1], NumpyLlama(Path(loaded().model_path))._frequencies
+    llm.eval(PROMPT)
+    llm.compress()
+    held = np.unique(np.concatenate([llm.kv_kept(il) for il in range(3)]))
+    n_next = native.rebase(llm.ctx, 1024)
+    first = llm.kv_kept(1)
+    position = dict(zip(first, np.where(first >= N_PROMPT - 8, first - (N_PROMPT - n_next), np.searchsorted(held, first))))
+    k, _ = native.read_kv(llm.ctx, 1, layer)
+    context = Context.of(llm)
+    context.read(0, PROMPT[:200], n_next)
+    native.compress(llm.ctx, [100] * 3)
+
+    again = native.rebase(llm.ctx, 1024)
+
+    held = np.unique(np.concatenate([llm.kv_kept(il) for il in range(3)]))
+    both = [token for token in llm.kv_kept(1) if token in position]
+    assert len(both) > 20 and again < n_next + 200
+    moved = np.array([np.searchsorted(held, token) - position[token] for token in both])
+    assert (moved != 0).any()
+    now, _ = native.read_kv(llm.ctx, 1, layer)
+    old = k[:, np.isin(first, both)]
+    np.testing.assert_allclose(now[:, np.isin(llm.kv_kept(1), both)], rotated(old, moved, frequencies), atol=1e-3)
+
+
 def test_old_tokens_go_if_the_gaps_are_too_small(loaded: Callable[..., Llama]) -> None:
     llm = loaded()
     context = Context(llm, 2)
