@@ -188,6 +188,30 @@ bool llama_ckv::grow(uint32_t n_tail_new) {
 
 // tensors of another number of rows, contents stay; a layer that got its new size already works as well as with the old
 bool llama_ckv::resize_rows(const std::vector<uint32_t> & n_rows) {
+    const uint32_t n_tail_before = n_tail();
+
+    const bool empty = n_used() == 0 && blocks.empty();
+    bool ok = true;
+
+    if (empty) { // nothing to keep: all old rows go before the first new one comes
+        std::vector<uint32_t> stub;
+        for (size_t i = 0; i < layers.size(); ++i) {
+            stub.push_back(tensor_k(i)->ne[1] == n_rows[i] ? n_rows[i] : 1);
+        }
+        resize_cells({}, 1);
+        ok = replace_tensors(stub);
+    }
+    ok = ok && replace_tensors(n_rows);
+
+    if (empty && ok) {
+        resize_cells({}, n_tail_before);
+    }
+    place_tails(n_tail()); // of one row if memory is gone: decoding lets it grow again
+
+    return ok;
+}
+
+bool llama_ckv::replace_tensors(const std::vector<uint32_t> & n_rows) {
     for (size_t i = 0; i < layers.size(); ++i) {
         if (tensor_k(i)->ne[1] == n_rows[i]) {
             continue;
@@ -195,13 +219,10 @@ bool llama_ckv::resize_rows(const std::vector<uint32_t> & n_rows) {
 
         ckv_store store;
         if (!alloc(i, n_rows[i], store) || !fill(i, ckv_run(0, n_prefix(i) + n_tail()), store)) {
-            place_tails(n_tail());
             return false;
         }
         install(i, store);
     }
-    place_tails(n_tail());
-
     return true;
 }
 
