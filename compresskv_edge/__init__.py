@@ -15,10 +15,18 @@ if TYPE_CHECKING:
     from .calibration import calibrate
     from .llama import KVStats, Llama
     from .profile import Profile
+    from .sequences import Sequences
 
-__all__ = ["Batch", "KVStats", "Llama", "Profile", "__version__", "calibrate"]
+__all__ = ["Batch", "KVStats", "Llama", "Profile", "Sequences", "__version__", "calibrate"]
 
-_HOME = {"Batch": "batch", "KVStats": "llama", "Llama": "llama", "Profile": "profile", "calibrate": "calibration"}
+_HOME = {
+    "Batch": "batch",
+    "KVStats": "llama",
+    "Llama": "llama",
+    "Profile": "profile",
+    "Sequences": "sequences",
+    "calibrate": "calibration",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -81,8 +81,8 @@ class Llama(llama_cpp.Llama):
                 the tail is full, so that memory stays at budget and tail. "guided": as chunked, and the prompt's end
                 runs ahead to score each chunk (Finch, arXiv:2408.00167). None: full if that fits `kv_memory`.
             kv_memory: bytes for the KV cache, as an int or "2GB"; None: what is free, less 256 MB.
-            kv_rebase: go on where the positions that the model was trained for end: positions that no layer holds any
-                more are taken out and the kept keys rotated. `n_ctx` is then how long the text may get, up to 16 million
+            kv_rebase: go on where the positions end that the model was trained for: those that no layer holds any more
+                are taken out and the kept keys rotated. `n_ctx` is then how long the text may get, up to 16 million
                 tokens. False: ContextError there.
             allow_calibration: False: kv_profile="auto" raises CalibrationError where it would have to calibrate.
             **kwargs: as `llama_cpp.Llama`. With a profile flash attention is on, and sliding-window layers

@@ -58,7 +58,7 @@ class Rebase:
 
     def position(self) -> int:
         """The position of the next token."""
-        return self._llm.n_tokens - native.seq_stats(self._llm.ctx).n_rebased
+        return int(self._llm.n_tokens) - native.seq_stats(self._llm.ctx).n_rebased
 
     def fits(self, n_tokens: int) -> bool:
         """Whether n_tokens more need no re-base."""

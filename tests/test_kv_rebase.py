@@ -169,6 +169,6 @@ def test_what_cannot_be_rebased(open_small: Callable[..., Llama], demo_model: Pa
     with pytest.raises(ContextError, match="n_ctx is 100000000"):
         open_small(n_ctx=100_000_000)
     llm = open_small(kv_budget=450, kv_tail=256, kv_prefill="chunked")  # no room beside budget and tail
+    llm.protect(range(400))
     with pytest.raises(EngineError, match="n_max is"):
-        llm.protect(range(400))
         llm.eval(TEXT[:1500])
