@@ -6,7 +6,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set, Tuple, Type, Union
 
 from . import native
-from .errors import BudgetError, ContextError, EngineError
+
+native.offer_library()
+
+import llama_cpp  # noqa: E402  (after the environment names our library)
+
+from .errors import BudgetError, ContextError, EngineError  # noqa: E402
 
 if TYPE_CHECKING:
     from .llama import Llama
@@ -30,8 +35,6 @@ class Sequences:
 
         Raises BudgetError for a bad n_seq_max, EngineError if the context cannot be created.
         """
-        import llama_cpp
-
         if isinstance(n_seq_max, bool) or not isinstance(n_seq_max, int) or not 1 <= n_seq_max <= 256:
             raise BudgetError(f"n_seq_max is {n_seq_max!r}: use 1 to 256 sequences")
         self._llm = llm
@@ -72,8 +75,6 @@ class Sequences:
 
     def fork(self, seq_id: int) -> int:
         """A copy of a sequence that goes its own way; the prefix is shared. Raises ContextError if none is free."""
-        import llama_cpp
-
         self._check_used(seq_id)
         copy = self._take()
         llama_cpp.llama_memory_seq_cp(self._memory, seq_id, copy, -1, -1)
@@ -83,8 +84,6 @@ class Sequences:
 
     def drop(self, seq_id: int) -> None:
         """Forget a sequence; its number can be used again."""
-        import llama_cpp
-
         self._check_used(seq_id)
         llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
         self._n_past.pop(seq_id)
@@ -106,8 +105,6 @@ class Sequences:
 
     def close(self) -> None:
         """Free the context."""
-        import llama_cpp
-
         if self.ctx:
             llama_cpp.llama_batch_free(self._batch)
             llama_cpp.llama_free(self.ctx)
@@ -186,8 +183,6 @@ class Sequences:
 
     def _decode(self, items: Sequence[Item]) -> None:
         """Tokens at the next positions of their sequences."""
-        import llama_cpp
-
         batch = self._batch
         batch.n_tokens = len(items)
         for i, (token, seq_id, output) in enumerate(items):

@@ -48,11 +48,13 @@ def held(llm: Any, context: Context, seq_id: int) -> List[List[int]]:
 
 @pytest.fixture
 def loaded(tiny_gguf: Callable[..., Path]) -> Callable[..., Llama]:
-    def make(arch: str = "llama", type_kv: str = "f16") -> Llama:
+    def make(arch: str = "llama", type_kv: str = "f16", **options: Any) -> Llama:
         path = tiny_gguf(arch)
         kv = TYPES[type_kv]
-        options = {"n_ctx": 2048, "n_batch": 256, "n_threads": 1, "n_threads_batch": 1, "type_k": kv, "type_v": kv}
-        return Llama(str(path), kv_profile=Profile.uniform(path), kv_budget=100, kv_tail=64, verbose=False, **options)
+        compressed = {"kv_profile": Profile.uniform(path), "kv_budget": 100, "kv_tail": 64}
+        sizes = {"n_ctx": 2048, "n_batch": 256, "n_threads": 1, "n_threads_batch": 1, "type_k": kv, "type_v": kv}
+        options = {**compressed, **sizes, "flash_attn": True, "swa_full": False, "verbose": False, **options}
+        return Llama(str(path), **options)
 
     return make
 
@@ -90,6 +92,20 @@ def _kept_argument(llm: Any, seq_id: int) -> List[Any]:
 
 def _tolerance(arch: str, type_kv: str) -> float:
     return 0.15 if type_kv != "f16" or arch in ISWA_ARCHS else 0.02
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma3"])
+def test_keeping_every_token_is_stock_to_the_bit(arch: str, loaded: Callable[..., Llama]) -> None:
+    llm, stock = loaded(arch), loaded(arch, kv_profile=None, kv_budget=None)
+    logits = []
+    for this in (llm, stock):
+        context = Context(this, 3, unified=True)
+        for seq_id in range(3):
+            context.read(seq_id, prompt_of(seq_id))
+        for seq_id in range(3 if this is llm else 0):
+            native.compress(context.ctx, [2048] * len(llm._compression.layers), seq_id)
+        logits.append([context.step([t] * 3, [n + i for n in LENGTHS]) for i, t in enumerate(NEXT)])
+    np.testing.assert_array_equal(*logits)
 
 
 def specified(llm: Any, context: Context, seq_id: int, budgets: List[int]) -> List[List[int]]:
