@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from .dropin import replace_llama
     from .llama import KVStats, Llama
     from .profile import Profile
+    from .sequences import Sequences
 
-__all__ = ["Batch", "KVStats", "Llama", "Profile", "__version__", "calibrate", "replace_llama"]
+__all__ = ["Batch", "KVStats", "Llama", "Profile", "Sequences", "__version__", "calibrate", "replace_llama"]
 
 _HOME = {
     "Batch": "batch",
     "KVStats": "llama",
     "Llama": "llama",
     "Profile": "profile",
+    "Sequences": "sequences",
     "calibrate": "calibration",
     "replace_llama": "dropin",
 }

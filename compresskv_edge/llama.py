@@ -18,6 +18,7 @@ from .budget import resolve_mean_budget  # noqa: E402
 from .compression import Compression  # noqa: E402
 from .errors import BudgetError, CompressKVError, ContextError, EngineError, UnsupportedModelError  # noqa: E402
 from .profile import Profile  # noqa: E402
+from .rebase import Rebase, check_positions, trained_limit  # noqa: E402
 
 ProfileSource = Union[str, "os.PathLike[str]", Mapping[str, Any], Profile]
 
@@ -49,6 +50,8 @@ class Llama(llama_cpp.Llama):
     """
 
     _compression: Optional[Compression] = None
+    _rebase: Optional[Rebase] = None
+    _n_positions = 0  # that the model may use: (set when it is loaded)
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class Llama(llama_cpp.Llama):
         kv_prefill: Optional[str] = None,
         kv_memory: Union[int, str, None] = None,
         kv_policy: str = "compresskv",
+        kv_rebase: bool = False,
         allow_calibration: bool = True,
         rpc_servers: Optional[str] = None,
         **kwargs: Any,
@@ -80,6 +84,9 @@ class Llama(llama_cpp.Llama):
                 runs ahead to score each chunk (Finch, arXiv:2408.00167). None: full if that fits `kv_memory`.
             kv_memory: bytes for the KV cache, as an int or "2GB"; None: what is free, less 256 MB.
             kv_policy: which tokens stay, by name: docs/policies.md. All but "compresskv" do without kv_profile.
+            kv_rebase: go on where the positions end that the model was trained for: those that no layer holds any more
+                are taken out and the kept keys rotated. `n_ctx` is then how long the text may get, up to 16 million
+                tokens. False: ContextError there.
             allow_calibration: False: kv_profile="auto" raises CalibrationError where it would have to calibrate.
             rpc_servers: "host:port,host:port": machines that take layers (with n_gpu_layers), as llama.cpp's --rpc; each
                 runs `compresskv rpc-server`. They serve every model of this process from now on.
@@ -108,6 +115,9 @@ class Llama(llama_cpp.Llama):
             kwargs = _options(kwargs)
         elif kv_budget is not None:
             raise BudgetError(f"kv_budget={kv_budget!r} needs kv_profile: a profile, or Profile.uniform(model_path)")
+        elif kv_rebase:
+            raise BudgetError("kv_rebase=True needs kv_profile: a profile, or Profile.uniform(model_path)")
+        self._kv_rebase = kv_rebase
         try:
             super().__init__(model_path, **kwargs)
         except ValueError as error:
@@ -115,6 +125,8 @@ class Llama(llama_cpp.Llama):
             if isinstance(error, CompressKVError) or not ours:
                 raise
             raise EngineError(f"{error}: {native.last_error()}") from error
+        if self._rebase is not None:
+            self._rebase.install()
 
     # The base class creates the model and then the context, in one go. The profile must hang on the model before the
     # context is created, so that the full cache is never allocated: that moment is this assignment.
@@ -129,6 +141,12 @@ class Llama(llama_cpp.Llama):
             self._compression.attach(model)
             if not self._logits_all:  # one output a decode: no buffer for n_ubatch rows of logits
                 self.context_params.n_outputs_max = 1
+            self._n_positions = trained_limit(self)
+            self._rebase = Rebase(self) if self._kv_rebase else None
+
+    def n_ctx(self) -> int:
+        """Tokens of the text that fit; with kv_rebase more than the context has positions."""
+        return self._rebase.n_ctx if self._rebase is not None else int(super().n_ctx())
 
     def eval(self, tokens: Sequence[int]) -> None:
         """As llama_cpp.Llama.eval: decode tokens at the next positions.
@@ -150,7 +168,7 @@ class Llama(llama_cpp.Llama):
             compression.prompt_pending = False
             self._eval_prompt(compression, list(tokens))
             compression.generating = True
-        elif compression.generating or compression.always_bounded:
+        elif compression.generating or compression.always_bounded or not self._fits(len(tokens)):
             self._eval_bounded(compression, list(tokens))
         else:
             native.prompt_begin(self._ctx.ctx, len(tokens))
@@ -164,11 +182,17 @@ class Llama(llama_cpp.Llama):
         n_total = self.n_tokens + len(tokens)
         if n_total > self._n_ctx:
             raise ContextError(f"Requested tokens ({n_total}) exceed context window of {self._n_ctx}: raise n_ctx")
+        if self._rebase is None:
+            check_positions(n_total, self._n_positions)
         if not self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1):
             raise EngineError(
                 f"n_tokens was set back to {self.n_tokens}, where tokens are compressed already: "
                 "call reset() and evaluate the prompt again"
             )
+
+    def _fits(self, n_tokens: int) -> bool:
+        """Whether n_tokens more need no re-base."""
+        return self._rebase is None or self._rebase.fits(n_tokens)
 
     def _eval_prompt(self, compression: Compression, tokens: List[int]) -> None:
         """Decode the rest of a prompt and compress if a layer is over its budget then."""
@@ -176,6 +200,8 @@ class Llama(llama_cpp.Llama):
         n_total = self.n_tokens + len(tokens)
         compression.current = compression.budgets(n_total)
         mode = compression.choose_prefill(n_total, self._n_ctx, native.stats(self._ctx.ctx))
+        if mode == "full" and not self._fits(len(tokens)):
+            mode = "chunked" if compression.has_sliding_windows else "guided"
         if mode == "full":
             native.prompt_begin(self._ctx.ctx, len(tokens))
             self._decode(tokens)
@@ -192,10 +218,16 @@ class Llama(llama_cpp.Llama):
         while len(tokens) > (room := compression.room(native.stats(self._ctx.ctx))):
             ahead = guide if len(guide) <= room else ()  # else the tail would have to grow for it
             n_chunk = room - len(ahead)
+            self._rebase_for(compression, room)
             self._decode(tokens[:n_chunk])
             tokens = tokens[n_chunk:]
             self._evict(compression, ahead)
+        self._rebase_for(compression, len(tokens))
         self._decode(tokens)
+
+    def _rebase_for(self, compression: Compression, n_tokens: int) -> None:
+        if self._rebase is not None:
+            self._rebase.make_room(n_tokens, compression.current)
 
     def _evict(self, compression: Compression, guide: Sequence[int]) -> None:
         if not guide:
@@ -278,6 +310,8 @@ class Llama(llama_cpp.Llama):
             state["kv_prefill"] = self._compression.prefill
             state["kv_memory"] = self._compression.memory
             state["kv_policy"] = self._compression.policy
+            state["kv_rebase"] = self._rebase is not None
+            state["n_ctx"] = self._rebase.n_ctx if self._rebase is not None else state["n_ctx"]
         return state
 
 

@@ -23,6 +23,13 @@ class Context:
         self.memory = llama_cpp.llama_get_memory(self.ctx)
         llm._model._exit_stack.callback(self.close)
 
+    @classmethod
+    def of(cls, llm: Any) -> Context:
+        """The Llama's own context; not to be closed."""
+        res = cls.__new__(cls)
+        res.n_vocab, res.ctx, res.memory = llm.n_vocab(), llm.ctx, llama_cpp.llama_get_memory(llm.ctx)
+        return res
+
     def close(self) -> None:
         if self.ctx:
             llama_cpp.llama_free(self.ctx)

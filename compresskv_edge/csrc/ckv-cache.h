@@ -266,7 +266,8 @@ private:
     bool fill   (int32_t ikv, const std::vector<int32_t> & rows, const ckv_store & store);
     void install(int32_t ikv, ckv_store & store);
     bool move_layer(int32_t ikv, const ckv_layout & layout, bool & moved);
-    bool resize_rows(const std::vector<uint32_t> & n_rows);
+    bool resize_rows    (const std::vector<uint32_t> & n_rows);
+    bool replace_tensors(const std::vector<uint32_t> & n_rows);
     bool fits_in_place(int32_t ikv, uint32_t n_rows) const;
     void place_tails(uint32_t n_tail); // after each change of tensors, prefix or tail
     void place_columns(int32_t ikv);
