@@ -150,6 +150,20 @@ def _clash(a: Fact, b: Fact) -> bool:
     return a.key == b.key or a.answer in b.sentence or b.answer in a.sentence
 
 
+def things(rng: random.Random) -> list[str]:
+    """All things that facts are about, such as "amber lantern", in random order."""
+    names = [_THING.format(adjective=adjective, noun=noun) for adjective in _ADJECTIVES for noun in _NOUNS]
+    rng.shuffle(names)
+    return names
+
+
+def plain_words(rng: random.Random) -> list[str]:
+    """Different words of one kind or another, in random order."""
+    words = sorted({*_ADJECTIVES, *_NOUNS, *_JOBS, *_ANIMALS, *_FOOD, *_SITES, *_ROOMS})
+    rng.shuffle(words)
+    return words
+
+
 def _draw_words(rng: random.Random) -> dict[str, str]:
     adjective, other_adjective = rng.sample(_ADJECTIVES, 2)
     noun, other_noun = rng.sample(_NOUNS, 2)
@@ -220,17 +234,23 @@ def _sentence(rng: random.Random) -> str:
     return f"{subject} {verb} {thing}{clause}."
 
 
-def document(rng: random.Random, placed: Sequence[tuple[float, str]], n_tokens: int, count: TokenCounter) -> str:
+def document(
+    rng: random.Random,
+    placed: Sequence[tuple[float, str]],
+    n_tokens: int,
+    count: TokenCounter,
+    source: Iterator[str] | None = None,
+) -> str:
     """Hay with sentences in it, as long as whole sentences allow without passing `n_tokens`.
 
-    placed: (depth, sentence): depth 0 comes before all hay, 1 after it. count: tokens of a text.
+    placed: (depth, sentence): depth 0 comes before all hay, 1 after it. count: tokens of a text. source: other hay.
     Raises ValueError if the placed sentences alone do not fit.
     """
     room = n_tokens - sum(count(" " + sentence) for _, sentence in placed)
     if room < 0:
         raise ValueError(f"{n_tokens} tokens are too few for {len(placed)} facts: raise n_tokens by {-room}")
     hay, starts = [], [0]
-    for sentence in sentences(rng):
+    for sentence in source or sentences(rng):
         end = starts[-1] + count(" " + sentence)
         if end > room:
             break

@@ -1,0 +1,182 @@
+"""docs/results.md from the stored JSON files.
+
+    python -m compresskv_edge.evaluate.results docs/results docs/results.md
+
+Whatever lies in the folder gets a section: runs of `compresskv eval`, and the other measurements of this project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from . import needle
+from .grid import BASE, FULL
+from .report import markdown_table, matrix, percent
+
+Data = Mapping[str, Any]
+
+_HEAD = """# Results
+
+Made by `python -m compresskv_edge.evaluate.results docs/results docs/results.md` from the files in
+[results/](results/); a test compares the two. Scores are shares of 1 with 95 % bootstrap intervals over prompts,
+decoding is greedy, on one thread. All policies keep the same number of tokens in total at a budget, window included,
+and read the same prompt once; the first token of an answer comes from the full prompt. KV bytes, times and every split
+are in the files.
+"""
+_TASKS_SHOWN = ("ruler", "multi_turn")
+_LEVELS = (0.97, 0.9)  # of full: the paper's figures for 3 % and for 0.7 %
+
+
+def render(folder: Path) -> str:
+    """The whole page: runs of `compresskv eval` first, then the others, each in order of their names."""
+    stored = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    sections = (_section(name, stored[name]) for name in sorted(stored, key=lambda name: "suite" not in stored[name]))
+    return _HEAD + "".join(f"\n{section}\n" for section in sections)
+
+
+def _section(name: str, data: Data) -> str:
+    for mark, renderer in _RENDERERS:
+        if mark in data:
+            return "\n\n".join(renderer(name, data))
+    return f"## [{name}](results/{name})"
+
+
+#
+# runs of `compresskv eval`
+#
+
+
+def _suite(name: str, data: Data) -> Iterator[str]:
+    settings, profile, model = data["settings"], data["profile"], data["model"]
+    yield f"## {data['suite'].replace('_', '-')}: {model['file']}"
+    yield (
+        f"[{name}](results/{name}): {data['n_prompts']} prompts of {_list(settings['contexts'])} tokens, tasks "
+        f"{_list(settings['tasks'])}, form {settings['form']}, tail {settings['tail']}, seed "
+        f"{settings['seed']}; profile "
+        f"{'calibrated' if profile['calibrated'] else 'uncalibrated'}, {profile['n_heads']} heads a layer. "
+        f"{data['machine']['cpu']}, compresskv_edge {data['machine']['compresskv_edge']}."
+    )
+    yield matrix(data["rows"])
+    yield from _levels(data["rows"])
+    differences = _differences(data["rows"])
+    if differences:
+        yield f"Minus {BASE} at the same budget, paired by prompt:"
+        yield differences
+    if data["suite"] in _TASKS_SHOWN:
+        yield "By task:"
+        yield _by_task(data["by_task"])
+    if any("kl" in row for row in data["rows"]):
+        yield "Mean KL divergence from the full cache, nats:"
+        yield _grid(data["rows"], lambda row: f"{row['kl']:.3f}")
+
+
+def _levels(rows: Sequence[Data]) -> Iterator[str]:
+    """From which budget on a policy holds a share of full."""
+    policies = dict.fromkeys(row["policy"] for row in rows if row["policy"] != FULL)
+    lines = [[policy, *(_holds(rows, policy, level) for level in _LEVELS)] for policy in policies]
+    if lines:
+        yield "Smallest measured budget from which on the mean score stays at that share of the full cache's:"
+        yield markdown_table(["policy", *(percent(level) for level in _LEVELS)], lines)
+
+
+def _holds(rows: Sequence[Data], policy: str, level: float) -> str:
+    mine = sorted((row for row in rows if row["policy"] == policy), key=lambda row: -row["budget"])
+    found: Optional[float] = None
+    for row in mine:
+        if row["of_full"] is None or row["of_full"][0] < level:
+            break
+        found = row["budget"]
+    return "none" if found is None else percent(found)
+
+
+def _differences(rows: Sequence[Data]) -> str:
+    compared = [row for row in rows if row["versus_base"]]
+    return _grid(compared, lambda row: "{:+.2f} ({:+.2f} to {:+.2f})".format(*row["versus_base"])) if compared else ""
+
+
+def _by_task(rows: Sequence[Data]) -> str:
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    cells = {(row["policy"], row["budget"], row["task"]): f"{row['score']:.2f}" for row in rows}
+    keys = dict.fromkeys((policy, budget) for policy, budget, _ in cells)
+    lines = [
+        [f"{policy}, {percent(budget)}", *(cells.get((policy, budget, t), "") for t in tasks)]
+        for policy, budget in keys
+    ]
+    return markdown_table(["policy, budget", *tasks], lines)
+
+
+def _grid(rows: Sequence[Data], text: Callable[[Data], str]) -> str:
+    """Policies down, budgets across."""
+    budgets = sorted({row["budget"] for row in rows if row["policy"] != FULL}, key=float)
+    cells = {(row["policy"], row["budget"]): text(row) for row in rows}
+    policies = dict.fromkeys(row["policy"] for row in rows if row["policy"] != FULL)
+    lines = [[policy, *(cells.get((policy, budget), "") for budget in budgets)] for policy in policies]
+    return markdown_table(["policy", *map(percent, budgets)], lines)
+
+
+#
+# the others
+#
+
+
+def _needle(name: str, data: Data) -> Iterator[str]:
+    settings = data["settings"]
+    yield f"## Needles, the first measurement: {settings['profile']}"
+    yield (
+        f"[{name}](results/{name}): `python -m compresskv_edge.evaluate.needle`, {settings['n_prompts']} prompts of "
+        f"{_list(settings['contexts'])} tokens, seed {settings['seed']}; Wilson intervals."
+    )
+    yield needle.markdown(data)
+
+
+def _bench(name: str, data: Data) -> Iterator[str]:
+    machine, plan, summary = data["machine"], data["plan"], data["summary"]
+    yield f"## Times and memory: {data['model']['name']}"
+    yield (
+        f"[{name}](results/{name}): `compresskv bench`, prompt of {plan['prompt_tokens']} tokens, "
+        f"{plan['budget_tokens']} "
+        f"a layer, {data['threads']} threads of {machine['cpu']}."
+    )
+    yield markdown_table(["figure", "value"], [[key, _figure(value)] for key, value in summary.items()])
+
+
+def _calibration(name: str, data: Data) -> Iterator[str]:
+    yield "## What calibration is worth"
+    yield f"[{name}](results/{name}): `python tools/measure_calibration.py`, {data['documents']} documents."
+    lines = [
+        [row["profile"], percent(row["budget"]), str(row["n"]), f"{row['percent']:.1f}"] for row in data["accuracy"]
+    ]
+    yield markdown_table(["profile", "budget", "n", "right, %"], lines)
+
+
+_RENDERERS: tuple[tuple[str, Callable[[str, Data], Iterator[str]]], ...] = (
+    ("suite", _suite),
+    ("overall", _needle),
+    ("checks", _bench),
+    ("accuracy", _calibration),
+)
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _list(values: Any) -> str:
+    return ", ".join(map(str, values)) or "-"
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of the JSON files")
+    parser.add_argument("page", type=Path, help="Markdown file to write")
+    args = parser.parse_args()
+    args.page.write_text(render(args.folder), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

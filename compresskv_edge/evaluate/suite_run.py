@@ -1,0 +1,176 @@
+"""One run of a suite: open the model, make the samples, fill the journal, summarise."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Optional, cast
+
+from threadpoolctl import threadpool_limits
+
+from .. import policies
+from ..budget import resolve_mean_budget
+from ..errors import EvaluationError
+from ..gguf_file import GGUF
+from ..llama import Llama, ProfileSource
+from ..machine import machine_facts
+from ..profile import Profile
+from . import form as forms
+from . import grid
+from .journal import Journal
+from .player import Budget, Outcome, Player
+from .sample import Plan, Sample, Suite, choose_tasks
+from .summary import summarise
+
+SUITES = ("niah", "ruler", "kv", "qa", "multi_turn", "fidelity")
+BUDGETS: tuple[Budget, ...] = (0.007, 0.015, 0.03, 0.06, 0.12)
+
+_SMALL = 100_000_000  # parameters: models below know what they were trained for, no more
+_SLACK_TOKENS = 1024  # of context for answers and later turns
+_PATHS = ("haystack", "data")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a model is run. profile: as Llama's kv_profile; None: uncalibrated. tail: rows beside the budget."""
+
+    model: Path
+    profile: Optional[ProfileSource] = None
+    form: str = "auto"
+    tail: int = 128
+    n_threads: int = 1
+    n_gpu_layers: int = 0
+
+
+def load_suite(name: str) -> Suite:
+    """The module of a suite. Raises EvaluationError for an unknown one."""
+    if name not in SUITES:
+        raise EvaluationError(f"suite is {name!r}: use {', '.join(SUITES)}")
+    return cast(Suite, importlib.import_module(f"{__package__}.{name}"))
+
+
+def check(names: Sequence[str], budgets: Sequence[Budget]) -> None:
+    """Say what is wrong with policies and budgets before a model is loaded. Raises PolicyError, BudgetError."""
+    for name in names:
+        policies.get(name)
+    for budget in budgets:
+        resolve_mean_budget(budget, 1)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The summary of a run, its journal's path, and what was run through the model this time."""
+
+    summary: dict[str, Any]
+    journal: Path
+    counters: dict[str, int]
+
+
+class SuiteRun:
+    """A suite on a model, ready to run. Raises EvaluationError, and what loading a model raises."""
+
+    def __init__(self, suite: str, setup: Setup, plan: Plan, journal: Path) -> None:
+        module = load_suite(suite)
+        file, profile = GGUF.open(setup.model), _profile(setup)
+        self._llm = open_model(setup, profile, max(plan.contexts))
+        prompter = forms.Prompter(self._llm, forms.choose(self._llm, setup.form))
+        self._n_threads = setup.n_threads
+        self.plan = plan if plan.data is not None and suite == "qa" else _with_tasks(module, plan, self._llm)
+        self.samples: list[Sample] = module.make(self.plan, prompter)
+        self.header = {
+            "suite": suite,
+            "model": {
+                "name": self._llm.metadata.get("general.name", ""),
+                "file": setup.model.name,
+                "hash": file.hash(),
+            },
+            "profile": _profile_facts(profile),
+            "settings": {**_settings(self.plan, suite), "form": type(prompter.form).__name__, "tail": setup.tail},
+        }
+        self._player = Player(self._llm, prompter)
+        self.journal = Journal(journal, self.header)
+
+    def run(
+        self, names: Sequence[str], budgets: Sequence[Budget], report: Callable[[grid.Step], None] = lambda _: None
+    ) -> Result:
+        """Every policy at every budget; with what an earlier run of the same journal has left."""
+        with threadpool_limits(self._n_threads):  # NumPy's threads too: policies are scored there
+            grid.run(self._player, self.samples, names, budgets, self.journal, report)
+        summary = {
+            **self.header,
+            "machine": machine_facts(),
+            **summarise(self._ordered(names), self.samples),
+        }
+        return Result(summary, self.journal.path, vars(self._player.counters))
+
+    def _ordered(self, names: Sequence[str]) -> list[Outcome]:
+        """The journal's outcomes by policy, as asked for now, and budget, however many runs they come from."""
+        found = self.journal.outcomes()
+        order = list(dict.fromkeys((grid.FULL, *names, *(outcome.policy for outcome in found))))
+        return sorted(found, key=lambda outcome: (order.index(outcome.policy), float(outcome.budget)))
+
+    def close(self) -> None:
+        self._llm.close()
+
+
+def open_model(setup: Setup, profile: Profile, n_prompt: int) -> Llama:
+    """The model with a compressed cache that holds whole prompts. Raises EvaluationError if it ends before n_prompt."""
+    context = _trained_context(setup.model)
+    if n_prompt > context:
+        raise EvaluationError(
+            f"{setup.model.name!r} knows {context} tokens, the prompts have {n_prompt}: lower --contexts"
+        )
+    return Llama(
+        str(setup.model),
+        kv_profile=profile,
+        kv_prefill="full",
+        kv_tail=setup.tail,
+        n_ctx=min(n_prompt + _SLACK_TOKENS, context),
+        n_threads=setup.n_threads,
+        n_threads_batch=setup.n_threads,
+        n_gpu_layers=setup.n_gpu_layers,
+        verbose=False,
+    )
+
+
+def _trained_context(model: Path) -> int:
+    fields = GGUF.open(model).metadata
+    return int(fields.get(f"{fields.get('general.architecture')}.context_length", 1 << 30))
+
+
+def _profile(setup: Setup) -> Profile:
+    if setup.profile is None:
+        return Profile.uniform(setup.model)
+    if setup.profile == "auto":
+        from ..calibration.auto import resolve  # which loads models
+
+        return resolve(setup.model, llama_options={"n_threads": setup.n_threads, "n_gpu_layers": setup.n_gpu_layers})
+    return Profile.load(setup.profile)
+
+
+def _profile_facts(profile: Profile) -> dict[str, Any]:
+    return {
+        "name": profile.model.name,
+        "calibrated": profile.calibration is not None and profile.calibration.heads_calibrated,
+        **profile.settings.model_dump(),
+    }
+
+
+def _with_tasks(module: Suite, plan: Plan, llm: Llama) -> Plan:
+    import llama_cpp
+
+    small = llama_cpp.llama_model_n_params(llm.model) < _SMALL
+    return replace(plan, tasks=choose_tasks(module.TASKS, plan.tasks, small=small))
+
+
+def _settings(plan: Plan, suite: str) -> Mapping[str, Any]:
+    """The plan, as far as the suite looks at it, without folders of this machine: of a path only the name is kept."""
+    paths = {name: getattr(plan, name) for name in _PATHS}
+    names = {name: None if path is None else Path(os.fspath(path)).name for name, path in paths.items()}
+    settings = {**vars(plan), **names}
+    if suite != "fidelity":
+        del settings["decode_tokens"]
+    return settings

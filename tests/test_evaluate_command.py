@@ -1,0 +1,120 @@
+"""`compresskv eval` writes what it shows, goes on where it was stopped, and says what is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import rich.console
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from compresskv_edge.cli import app
+from compresskv_edge.cli import eval as command
+from compresskv_edge.evaluate import form, suite_run
+from compresskv_edge.evaluate.grid import Step
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(app, ["eval", *map(str, args)])
+
+
+SHORT = ("--contexts", 300, "--depths", 2, "--policies", "compresskv,streaming_llm", "--budgets", "0.12,48")
+
+
+def test_its_choices_are_those_of_the_modules() -> None:
+    assert tuple(name.replace("-", "_") for name in command._SUITES) == suite_run.SUITES
+    assert command._FORMS == form.FORMS
+    assert tuple(map(float, command._BUDGETS.split(","))) == suite_run.BUDGETS
+    suite_run.check(command._POLICIES.split(","), suite_run.BUDGETS)
+
+
+def test_it_writes_what_it_shows(demo_model: Path, tmp_path: Path) -> None:
+    args = ("niah", demo_model, *SHORT, "--profile", "tiny-needle2", "--out", tmp_path / "new", "--plot")
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    stem = "niah-tiny-needle2-q8_0"
+    summary = json.loads((tmp_path / "new" / f"{stem}.json").read_text())
+    assert [(row["policy"], row["budget"]) for row in summary["rows"]] == [
+        *(("full", 1.0), ("compresskv", 0.12), ("compresskv", 48), ("streaming_llm", 0.12), ("streaming_llm", 48))
+    ]
+    for row in summary["rows"]:
+        assert f"{row['score']:.2f} ({row['low']:.2f} to {row['high']:.2f})" in result.output
+    lines = (tmp_path / "new" / f"{stem}.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 5
+    assert (tmp_path / "new" / f"{stem}-budget.png").exists()
+    assert all(line.startswith("wrote ") for line in result.stderr.splitlines())  # no bar: not a terminal
+    assert run(*args).exit_code == 0
+    assert (tmp_path / "new" / f"{stem}.jsonl").read_text().splitlines() == lines
+
+
+def test_it_goes_on_after_ctrl_c(demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from compresskv_edge.evaluate.suite_run import SuiteRun
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SuiteRun, "run", stop)
+    result = run("kv", demo_model, *SHORT, "--profile", "none", "--out", tmp_path)
+    assert result.exit_code == 130
+    assert "the same command goes on where it was" in result.output
+
+
+def test_a_task_that_the_model_cannot_do_is_named(demo_model: Path, tmp_path: Path) -> None:
+    result = run(
+        *("kv", demo_model, *SHORT, "--tasks", "uuids", "--profile", "none", "--out", tmp_path, "--policies", "random")
+    )
+    assert result.exit_code == 0, result.output
+    assert "the full cache hardly answers 'uuids'" in result.output
+
+
+def test_rows_in_longbench_format(demo_model: Path, tmp_path: Path) -> None:
+    fact = "The secret code of the amber lantern is 4817."
+    rows = [
+        {"context": f"{'Care is needed here. ' * n} {fact} {'Opinions differ on this point. ' * n}", "_id": n}
+        for n in (5, 10)
+    ]
+    (tmp_path / "mine.jsonl").write_text(
+        "".join(json.dumps({**row, "input": "Which code opens it?", "answers": ["4817"]}) + "\n" for row in rows)
+    )
+    result = run("qa", demo_model, *SHORT, "--data", tmp_path, "--profile", "none", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "qa-tiny-needle2-q8_0.json").read_text())
+    assert {(row["task"], row["n"]) for row in summary["by_task"]} == {("mine", 2)}
+    assert summary["settings"]["data"] == tmp_path.name
+
+
+def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        rich.console, "Console", lambda **_: Console(file=screen, force_terminal=True, width=100, legacy_windows=False)
+    )
+    with command._bar("niah") as report:
+        report(Step(30, 60, "niah/1"))
+    assert "niah" in screen.getvalue()
+    assert "30/60" in screen.getvalue()
+    assert screen.getvalue().count(":") >= 2  # elapsed and left
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (("needles",), 2, "is not one of niah, ruler, kv, qa, multi-turn, fidelity"),
+        (("niah", "--policies", "snapvk"), 1, "snapvk"),
+        (("niah", "--budgets", "lots"), 2, "neither a number of tokens"),
+        (("niah", "--budgets", "1.5"), 1, "1.5"),
+        (("niah", "--contexts", "1k"), 2, "not a number of tokens"),
+        (("niah", "--contexts", "64"), 1, "128 tokens or more"),
+        (("niah", "--contexts", "300", "--tasks", "codes"), 1, "task is 'codes': use code, keep"),
+        (("niah", "--form", "chat", "--contexts", "300", "--profile", "none"), 1, "no chat template"),
+    ],
+)
+def test_errors(args: tuple[str, ...], code: int, message: str, demo_model: Path, tmp_path: Path) -> None:
+    suite, *options = args
+    result = run(suite, demo_model, *options, "--out", tmp_path)
+    assert result.exit_code == code, result.output
+    assert message in " ".join(result.output.replace("│", " ").split())
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())

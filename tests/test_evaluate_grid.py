@@ -1,0 +1,187 @@
+"""A prompt is read once for all policies and budgets, a stopped run goes on, the numbers are the engine's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from compresskv_edge import Llama, Profile, policies
+from compresskv_edge.errors import CompressKVError, EvaluationError
+from compresskv_edge.evaluate import fidelity, grid, suite_run
+from compresskv_edge.evaluate.player import Outcome
+from compresskv_edge.evaluate.sample import Plan
+from compresskv_edge.evaluate.suite_run import Setup, SuiteRun
+
+NAMES = ("compresskv", "snapkv", "pyramidkv", "cake", "streaming_llm", "tova", "keydiff", "knorm", "random", "h2o")
+BUDGETS = (0.03, 0.06, 0.12, 0.25, 64)
+PLAN = Plan(contexts=(400,), depths=2)
+
+
+@pytest.fixture
+def start(demo_model: Path, tmp_path: Path) -> Callable[..., SuiteRun]:
+    """`start(suite, plan=..., journal=...)`: a run on the model that ships with the package."""
+
+    def make(suite: str = "niah", plan: Plan = PLAN, journal: str = "run.jsonl") -> SuiteRun:
+        return SuiteRun(suite, Setup(demo_model, "tiny-needle2", tail=64), plan, tmp_path / journal)
+
+    return make
+
+
+def content(outcome: Outcome) -> Outcome:
+    """Without times."""
+    return replace(outcome, prefill_ms=0.0, evict_ms=0.0, decode_ms=0.0)
+
+
+def test_a_grid_costs_one_prefill_a_prompt(start: Callable[..., SuiteRun]) -> None:
+    run = start()
+    counters = run.run(NAMES, BUDGETS).counters
+    n_cells = 1 + len(NAMES) * len(BUDGETS)
+    outcomes = run.journal.outcomes()
+    by_sample = {outcome.sample: outcome.n_prompt for outcome in outcomes}
+    assert len(outcomes) == n_cells * len(run.samples) == 51 * 2
+    assert counters["prompts"] == len(run.samples)
+    assert counters["prefill"] == sum(by_sample.values())
+    assert counters["restored"] == len(outcomes)
+    n_answer = max(turn.max_tokens for sample in run.samples for turn in sample.turns)
+    assert 0 < counters["decoded"] <= n_answer * len(outcomes)
+
+
+def test_outcomes_are_those_of_the_engine_run_alone(start: Callable[..., SuiteRun], demo_model: Path) -> None:
+    """Restored and in any order, a policy finds what it finds when the prompt is read for it alone."""
+    run = start()
+    names = ("streaming_llm", "compresskv")
+    run.run(names, (0.12,))
+    found = {(outcome.sample, outcome.policy): outcome for outcome in run.journal.outcomes()}
+    for sample in run.samples:
+        for name in names:
+            llm = Llama(
+                str(demo_model), kv_profile="tiny-needle2", kv_prefill="full", kv_tail=64, n_ctx=2048,
+                n_threads=1, n_threads_batch=1, verbose=False,
+            )  # fmt: skip
+            tokens = run._player._prompter.opening(sample)
+            seen = policies.read(llm, tokens, [name])
+            kept = policies.apply(llm, name, 0.12, seen)
+            outcome = found[sample.name, name]
+            assert outcome.n_prompt == len(tokens)
+            assert outcome.n_kept == pytest.approx(np.mean(kept))
+            assert outcome.kv_bytes == llm.kv_stats().kv_bytes
+
+
+def test_a_stopped_run_goes_on(start: Callable[..., SuiteRun]) -> None:
+    whole = start(journal="whole.jsonl")
+    whole.run(NAMES[:3], BUDGETS[:2])
+    stopped = start()
+
+    def stop(step: grid.Step) -> None:
+        if step.done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(NAMES[:3], BUDGETS[:2], stop)
+    assert len(start().journal.outcomes()) == 4
+    steps: list[grid.Step] = []
+    again = start()
+    counters = again.run(NAMES[:3], BUDGETS[:2], steps.append).counters
+    assert (steps[0].done, steps[-1].done, steps[-1].total) == (4, 14, 14)
+    assert counters["restored"] == 10
+    assert list(map(content, again.journal.outcomes())) == list(map(content, whole.journal.outcomes()))
+    assert again.run(NAMES[:3], BUDGETS[:2]).counters["restored"] == 10  # nothing is left to do
+
+
+def test_more_policies_later(start: Callable[..., SuiteRun]) -> None:
+    start().run(("compresskv",), (0.12,))
+    result = start().run(("streaming_llm", "compresskv"), (0.25, 0.12))
+    assert result.counters["restored"] == 3 * 2
+    assert [(row["policy"], row["budget"]) for row in result.summary["rows"]] == [
+        *(("full", 1.0), ("streaming_llm", 0.12), ("streaming_llm", 0.25), ("compresskv", 0.12), ("compresskv", 0.25))
+    ]
+
+
+def test_full_is_full(start: Callable[..., SuiteRun]) -> None:
+    """At a budget of the whole prompt every policy answers as the full cache does."""
+    run = start(plan=replace(PLAN, depths=1))
+    run.run(("compresskv", "snapkv", "streaming_llm"), (1.0,))
+    outcomes = run.journal.outcomes()
+    assert {tuple(score.answer for score in outcome.scores) for outcome in outcomes} == {
+        tuple(score.answer for score in outcomes[0].scores)
+    }
+    assert outcomes[0].scores[0].score == 1.0
+
+
+def test_conversations(start: Callable[..., SuiteRun]) -> None:
+    run = start("multi_turn", replace(PLAN, contexts=(512,), depths=1, tasks=("questions",)))
+    run.run(("compresskv", "h2o"), (0.25,))
+    full, *others = run.journal.outcomes()
+    assert [score.task for score in full.scores] == [f"question {i}" for i in range(1, 6)]
+    assert sum(score.score for score in full.scores) >= 4
+    assert all(len(outcome.scores) == 5 for outcome in others)
+
+
+def test_fidelity_of_the_full_cache_is_perfect_and_of_less_is_less(start: Callable[..., SuiteRun]) -> None:
+    plan = replace(PLAN, depths=1, decode_tokens=80)  # more than the tail holds
+    rows = start("fidelity", plan).run(("compresskv", "streaming_llm"), (0.06, 1.0)).summary["rows"]
+    by_cell = {(row["policy"], row["budget"]): row for row in rows}
+    assert (by_cell["full", 1.0]["score"], by_cell["full", 1.0]["kl"]) == (1.0, 0.0)
+    for name in ("compresskv", "streaming_llm"):
+        assert by_cell[name, 0.06]["kl"] > by_cell[name, 1.0]["kl"] >= 0.0
+        assert by_cell[name, 0.06]["score"] < 1.0
+
+
+def test_fidelity_goes_on_without_running_full_again_for_the_journal(start: Callable[..., SuiteRun]) -> None:
+    plan = replace(PLAN, depths=1, decode_tokens=20)
+    start("fidelity", plan).run((), (0.12,))
+    run = start("fidelity", plan)
+    run.run(("random",), (0.12,))
+    assert [outcome.policy for outcome in run.journal.outcomes()] == ["full", "random"]
+
+
+def test_numpy_gets_no_more_threads_than_the_engine(start: Callable[..., SuiteRun]) -> None:
+    found: list[int] = []
+    run = start(plan=replace(PLAN, depths=1))
+    run.run(("random",), (0.5,), lambda _: found.extend(pool["num_threads"] for pool in threadpool_info()))
+    assert set(found) <= {1}
+    assert found or not threadpool_info()
+
+
+def test_divergence() -> None:
+    p, q = (np.array(row, dtype=np.float32) for row in ([1.0, 2.0, 3.0], [1.5, 2.0, 2.0]))
+    a, b = (np.exp(row) / np.exp(row).sum() for row in (p.astype(float), q.astype(float)))
+    assert fidelity.divergence(p, q) == pytest.approx(float((a * np.log(a / b)).sum()))
+    assert fidelity.divergence(p, p + 7) == pytest.approx(0.0, abs=1e-7)
+
+
+def test_cells_start_with_the_full_cache() -> None:
+    assert grid.cells(["snapkv", "full", "snapkv"], [0.1, 256, 0.1]) == [
+        *(("full", 1.0), ("snapkv", 0.1), ("snapkv", 256))
+    ]
+
+
+def test_what_is_wrong_is_said_before_a_model_is_loaded() -> None:
+    suite_run.check(["snapkv:window=8"], [0.5, 256])
+    with pytest.raises(CompressKVError, match="snapvk"):
+        suite_run.check(["snapvk"], [0.5])
+    with pytest.raises(CompressKVError, match=r"1\.5"):
+        suite_run.check(["snapkv"], [1.5])
+
+
+def test_prompts_longer_than_the_model_knows(start: Callable[..., SuiteRun]) -> None:
+    with pytest.raises(EvaluationError, match="knows 4096 tokens, the prompts have 5000: lower --contexts"):
+        start(plan=replace(PLAN, contexts=(5000,)))
+    with pytest.raises(EvaluationError, match=r"takes .* tokens but the context holds 4096: lower --contexts"):
+        start("multi_turn", replace(PLAN, contexts=(4000,), depths=1)).run((), (0.5,))
+
+
+def test_the_summary_names_the_model_and_no_folder(start: Callable[..., SuiteRun], tmp_path: Path) -> None:
+    (tmp_path / "hay").mkdir()
+    (tmp_path / "hay" / "book.txt").write_text(" ".join(f"Sentence {i} is about the sea." for i in range(400)))
+    summary: dict[str, Any] = start(plan=replace(PLAN, haystack=tmp_path / "hay")).run((), (0.5,)).summary
+    assert summary["model"]["name"] == "tiny-needle2"
+    assert summary["settings"]["haystack"] == "hay"
+    assert summary["profile"]["n_heads"] == Profile.load("tiny-needle2").settings.n_heads
+    assert str(tmp_path) not in json.dumps(summary)
