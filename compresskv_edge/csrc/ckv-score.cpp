@@ -44,9 +44,10 @@ static std::vector<ckv_group> ckv_group_heads(const std::vector<int32_t> & heads
     return res;
 }
 
-// attention of a group, summed over the window's queries: [n_rows, 1] over its heads as well, or [n_rows, n_heads]
+// attention of a group to every row
 //   k: [n_embd_head, n_rows]    q: [n_embd_head, n_window*n_heads], head by head, oldest first
-static ggml_tensor * ckv_window_attention(ggml_context * ctx, ggml_tensor * k, ggml_tensor * q, int64_t n_heads, float scale, bool apart) {
+//   returns [n_rows, n_window, n_heads]
+static ggml_tensor * ckv_window_attention(ggml_context * ctx, ggml_tensor * k, ggml_tensor * q, int64_t n_heads, float scale) {
     const int64_t n_rows   = k->ne[1];
     const int64_t n_window = q->ne[1]/n_heads;
 
@@ -55,27 +56,61 @@ static ggml_tensor * ckv_window_attention(ggml_context * ctx, ggml_tensor * k, g
 
     kq = ggml_reshape_3d(ctx, kq, n_rows, n_window, n_heads);
     kq = ggml_diag_mask_inf(ctx, kq, n_rows - n_window); // causal inside the window
-    kq = ggml_soft_max_ext(ctx, kq, nullptr, scale, 0.0f);
+
+    return ggml_soft_max_ext(ctx, kq, nullptr, scale, 0.0f);
+}
+
+// sum over the window's queries: [n_rows, 1] over the heads as well, or [n_rows, n_heads]
+static ggml_tensor * ckv_sum_queries(ggml_context * ctx, ggml_tensor * kq, bool apart) {
+    const int64_t n_rows = kq->ne[0];
 
     if (!apart) {
-        kq = ggml_reshape_3d(ctx, kq, n_rows, n_window*n_heads, 1);
+        kq = ggml_reshape_3d(ctx, kq, n_rows, kq->ne[1]*kq->ne[2], 1);
     }
     kq = ggml_sum_rows(ctx, ggml_cont(ctx, ggml_permute(ctx, kq, 1, 0, 2, 3)));
 
     return ggml_reshape_2d(ctx, kq, n_rows, ggml_nelements(kq)/n_rows);
 }
 
+// largest over queries and heads: [n_rows, 1]. ggml has no maximum over rows, but finds where it is
+static ggml_tensor * ckv_max_queries(ggml_context * ctx, ggml_tensor * kq) {
+    const int64_t n_rows = kq->ne[0];
+    const int64_t n      = kq->ne[1]*kq->ne[2];
+
+    kq = ggml_cont(ctx, ggml_transpose(ctx, ggml_reshape_2d(ctx, kq, n_rows, n)));
+
+    ggml_tensor * where = ggml_reshape_2d(ctx, ggml_argmax(ctx, kq), 1, n_rows);
+
+    return ggml_reshape_2d(ctx, ggml_get_rows(ctx, ggml_reshape_3d(ctx, kq, 1, n, n_rows), where), n_rows, 1);
+}
+
 bool llama_ckv::score(int32_t ikv, std::vector<std::vector<float>> & scores) {
+    // average pooling is linear: the sum over the heads may come first, and one vector crosses to the host
+    return attention(ikv, settings.pooling == LLAMA_CKV_POOLING_MAX ? CKV_SUMS_APART : CKV_SUMS_MEAN, scores);
+}
+
+bool llama_ckv::score(int32_t ikv, enum llama_ckv_reduce reduce, std::vector<float> & scores) {
+    std::vector<std::vector<float>> parts;
+    if (!attention(ikv, reduce == LLAMA_CKV_REDUCE_MAX ? CKV_SUMS_MAX : CKV_SUMS_MEAN, parts)) {
+        return false;
+    }
+
+    scores = parts[0];
+    for (const auto & part : parts) {
+        std::transform(part.begin(), part.end(), scores.begin(), scores.begin(), [](float a, float b) { return std::max(a, b); });
+    }
+
+    return true;
+}
+
+bool llama_ckv::attention(int32_t ikv, ckv_sums sums_as, std::vector<std::vector<float>> & scores) {
     const auto & heads = settings.heads[model_layer(ikv)];
 
     const auto groups = ckv_group_heads(heads, n_head(ikv)/n_head_kv(ikv));
     const auto rows_k = rows(ikv);
     const auto rows_q = window_rows();
 
-    // average pooling is linear: the sum over the heads may come first, and one vector crosses to the host
-    const bool apart = settings.pooling == LLAMA_CKV_POOLING_MAX;
-
-    ckv_graph graph(*this, 16 + 16*groups.size());
+    ckv_graph graph(*this, 16 + 24*groups.size());
 
     auto * ctx = graph.ctx.get();
 
@@ -98,11 +133,12 @@ bool llama_ckv::score(int32_t ikv, std::vector<std::vector<float>> & scores) {
         ggml_tensor * k_g = ggml_get_rows(ctx, ggml_view_2d(ctx, k, d, k->ne[1], k->nb[1], group.head_kv*ggml_row_size(k->type, d)), idx_k);
         ggml_tensor * q_g = ggml_get_rows(ctx, q_heads, idx_q.back());
 
-        ggml_tensor * sum = ckv_window_attention(ctx, k_g, q_g, group.heads.size(), layers[ikv].scale, apart);
+        ggml_tensor * kq  = ckv_window_attention(ctx, k_g, q_g, group.heads.size(), layers[ikv].scale);
+        ggml_tensor * sum = sums_as == CKV_SUMS_MAX ? ckv_max_queries(ctx, kq) : ckv_sum_queries(ctx, kq, sums_as == CKV_SUMS_APART);
 
-        sums.push_back(apart || sums.empty() ? sum : ggml_add(ctx, sums.back(), sum));
+        sums.push_back(sums_as != CKV_SUMS_MEAN || sums.empty() ? sum : ggml_add(ctx, sums.back(), sum));
     }
-    if (!apart) {
+    if (sums_as == CKV_SUMS_MEAN) {
         sums = { ggml_scale(ctx, sums.back(), 1.0f/heads.size()) };
     }
 
