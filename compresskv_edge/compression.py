@@ -9,11 +9,13 @@ from typing import Any, List, Optional, Union
 from . import native
 from .budget import resolve_mean_budget
 from .errors import BudgetError, UnsupportedModelError
+from .messages import Turn
 from .profile import ModelFacts, Profile
+from .protection import Protection, common_prefix, with_floor
 
 PREFILL_MODES = ("full", "chunked", "guided")
 
-_GUIDE_TOKENS = 256  # of the prompt's end run ahead of each eviction (arXiv:2408.00167 uses the whole question)
+GUIDE_TOKENS = 256  # of the prompt's end at most run ahead of each eviction (arXiv:2408.00167: the whole question)
 _MARGIN_BYTES = 256 << 20  # of free memory left to everything else
 _UNITS = {"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 
@@ -31,6 +33,8 @@ class Compression:
         kv_tail: int,
         kv_prefill: Optional[str] = None,
         kv_memory: Union[int, str, None] = None,
+        kv_protect: bool = True,
+        kv_guide: int = GUIDE_TOKENS,
     ) -> None:
         self.profile = profile
         self.budget = profile.default_budget if kv_budget is None else kv_budget
@@ -41,6 +45,10 @@ class Compression:
         self.prompt_pending = False
         self.generating = False
         self.current: List[int] = []  # budgets of the last prompt: (n_layer,)
+        self.protection = Protection(kv_protect)
+        self.guide_tokens = kv_guide
+        self.n_question = 0  # tokens from the last question on, 0: not known
+        self.turn = Turn()
         self._check()
 
     def _check(self) -> None:
@@ -53,6 +61,8 @@ class Compression:
             )
         if self.prefill not in (None, *PREFILL_MODES):
             raise BudgetError(f"kv_prefill is {self.prefill!r}: use {', '.join(PREFILL_MODES)} or None, which chooses")
+        if isinstance(self.guide_tokens, bool) or not isinstance(self.guide_tokens, int) or self.guide_tokens < 1:
+            raise BudgetError(f"kv_guide is {self.guide_tokens!r}: use 1 token or more")
 
     @property
     def window(self) -> int:
@@ -97,7 +107,21 @@ class Compression:
 
     def budgets(self, n_tokens: int) -> List[int]:
         """Tokens a layer after a prompt of n_tokens: (n_layer,), 0 where a layer is not evictable."""
-        return self.profile.budgets(self.mean_budget(n_tokens), [layer.evictable for layer in self.layers])
+        return self.share(self.mean_budget(n_tokens), is_fraction=isinstance(self.budget, float))
+
+    def share(self, mean: int, *, is_fraction: bool = False) -> List[int]:
+        """A mean budget as tokens a layer, none below what is protected. Raises BudgetError if that cannot be."""
+        mean = self.protection.mean_budget(mean, self.window, is_fraction=is_fraction)
+        budgets = self.profile.budgets(mean, [layer.evictable for layer in self.layers])
+        return with_floor(budgets, len(self.protection.positions()) + self.window)
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """A prompt begins: find the system prompt and the question in it."""
+        self.prompt_pending = True
+        self.protection.system = self.turn.system or self.protection.system
+        self.protection.begin(tokens)
+        n_before = common_prefix(self.turn.before_question, tokens)
+        self.n_question = len(tokens) - n_before if n_before else 0
 
     def choose_prefill(self, n_tokens: int, n_ctx: int, stats: native.Stats) -> str:
         """How to run a prompt of n_tokens: "full", "chunked" or "guided"."""
@@ -112,8 +136,14 @@ class Compression:
         return "chunked" if self.has_sliding_windows else "guided"
 
     def guide(self, tokens: Sequence[int]) -> List[int]:
-        """The end of the prompt, as much as fits the tail beside a chunk of its own size."""
-        return list(tokens[-min(_GUIDE_TOKENS, (self.tail - self.window) // 2) :])
+        """The end of the prompt: the last user message of a chat, as much as fits beside a chunk of its own size."""
+        n_most = min(self.guide_tokens, (self.tail - self.window) // 2)
+        return list(tokens[-min(n_most, self.n_question or n_most) :])
+
+    def tail_holds(self, before: native.Stats, after: native.Stats) -> bool:
+        """A later prompt was decoded into the tail behind compressed tokens: no need to evict until that is full."""
+        no_eviction = after.n_evictions == before.n_evictions
+        return before.n_frozen > 0 and no_eviction and after.n_tail_used <= self.tail
 
     def room(self, stats: native.Stats) -> int:
         """Tokens that can be decoded before a compression is due.

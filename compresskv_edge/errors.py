@@ -36,3 +36,7 @@ class ContextError(CompressKVError, ValueError):
 
 class CalibrationError(CompressKVError, ValueError):
     """A model or text that a profile cannot be calibrated on, or a calibration that was not allowed."""
+
+
+class SessionError(CompressKVError, ValueError):
+    """A session file that is damaged, foreign, of another version, or saved with another model or profile."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
-from typing import Any, Generator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Generator, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from . import native
 
@@ -14,10 +15,15 @@ import llama_cpp  # noqa: E402  (after the environment names our library)
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 
+from . import session  # noqa: E402
 from .budget import resolve_mean_budget  # noqa: E402
-from .compression import Compression  # noqa: E402
+from .compression import GUIDE_TOKENS, Compression  # noqa: E402
 from .errors import BudgetError, CompressKVError, ContextError, EngineError, UnsupportedModelError  # noqa: E402
+from .messages import turn_of  # noqa: E402
 from .profile import Profile  # noqa: E402
+from .protection import common_prefix, named_positions  # noqa: E402
+
+_log = logging.getLogger(__name__)
 
 ProfileSource = Union[str, "os.PathLike[str]", Mapping[str, Any], Profile]
 
@@ -49,6 +55,7 @@ class Llama(llama_cpp.Llama):
     """
 
     _compression: Optional[Compression] = None
+    _restored_logits: Optional[npt.NDArray[np.float32]] = None  # of the last token, until one is decoded
 
     def __init__(
         self,
@@ -59,6 +66,8 @@ class Llama(llama_cpp.Llama):
         kv_tail: int = 512,
         kv_prefill: Optional[str] = None,
         kv_memory: Union[int, str, None] = None,
+        kv_protect: bool = True,
+        kv_guide: int = GUIDE_TOKENS,
         allow_calibration: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -77,6 +86,9 @@ class Llama(llama_cpp.Llama):
                 the tail is full, so that memory stays at budget and tail. "guided": as chunked, and the prompt's end
                 runs ahead to score each chunk (Finch, arXiv:2408.00167). None: full if that fits `kv_memory`.
             kv_memory: bytes for the KV cache, as an int or "2GB"; None: what is free, less 256 MB.
+            kv_protect: never evict the first 4 tokens and a chat's system prompt; they count in the budget.
+            kv_guide: tokens of the prompt's end that "guided" runs ahead at most, of a chat no more than the last user
+                message.
             allow_calibration: False: kv_profile="auto" raises CalibrationError where it would have to calibrate.
             **kwargs: as `llama_cpp.Llama`. With a profile flash attention is on, and sliding-window layers
                 hold their window only (swa_full=False) unless asked otherwise.
@@ -91,7 +103,7 @@ class Llama(llama_cpp.Llama):
         native.library()
         if kv_profile is not None:
             profile = _load_profile(kv_profile, model_path, allow_calibration, kwargs)
-            self._compression = Compression(profile, kv_budget, kv_tail, kv_prefill, kv_memory)
+            self._compression = Compression(profile, kv_budget, kv_tail, kv_prefill, kv_memory, kv_protect, kv_guide)
             kwargs = _options(kwargs)
         elif kv_budget is not None:
             raise BudgetError(f"kv_budget={kv_budget!r} needs kv_profile: a profile, or Profile.uniform(model_path)")
@@ -123,6 +135,8 @@ class Llama(llama_cpp.Llama):
         was set back into compressed tokens.
         """
         compression = self._compression
+        if tokens:
+            self._restored_logits = None
         if compression is None:
             super().eval(tokens)
             return
@@ -151,19 +165,23 @@ class Llama(llama_cpp.Llama):
         """Decode the rest of a prompt and compress if a layer is over its budget then."""
         n_total = self.n_tokens + len(tokens)
         compression.current = compression.budgets(n_total)
-        mode = compression.choose_prefill(n_total, self._n_ctx, native.stats(self._ctx.ctx))
+        native.protect(self._ctx.ctx, compression.protection.positions())
+        before = native.stats(self._ctx.ctx)
+        mode = compression.choose_prefill(n_total, self._n_ctx, before)
         if mode == "full":
             native.prompt_begin(self._ctx.ctx, len(tokens))
             super().eval(tokens)
         else:
             native.reserve(self._ctx.ctx, compression.current)
             self._eval_bounded(compression, tokens, compression.guide(tokens) if mode == "guided" else [])
-        native.prompt_end(self._ctx.ctx, compression.current)
+        if not compression.tail_holds(before, native.stats(self._ctx.ctx)):
+            native.prompt_end(self._ctx.ctx, compression.current)
 
     def _eval_bounded(self, compression: Compression, tokens: List[int], guide: Sequence[int] = ()) -> None:
         """Decode tokens, compressing whenever the tail is full."""
         if not compression.current:
             compression.current = compression.budgets(self.n_tokens + len(tokens))
+            native.protect(self._ctx.ctx, compression.protection.positions())
             native.reserve(self._ctx.ctx, compression.current)
         while len(tokens) > (room := compression.room(native.stats(self._ctx.ctx))):
             ahead = guide if len(guide) <= room else ()  # else the tail would have to grow for it
@@ -188,11 +206,59 @@ class Llama(llama_cpp.Llama):
         if self._compression is None:
             yield from super().generate(tokens, *args, **kwargs)
             return
-        self._compression.prompt_pending = True
+        tokens = list(tokens)
+        self._compression.begin(tokens)
+        self._say_if_run_again(self._compression, tokens)
         try:
             yield from super().generate(tokens, *args, **kwargs)
         finally:
             self._compression.prompt_pending = self._compression.generating = False
+
+    def _say_if_run_again(self, compression: Compression, tokens: Sequence[int]) -> None:
+        """A history edited where tokens are evicted: the base class runs all of it again, maybe for minutes."""
+        n_same = common_prefix(self._input_ids.tolist(), tokens)
+        n_frozen = native.stats(self._ctx.ctx).n_frozen
+        if 0 < n_same < min(n_frozen, len(tokens)):
+            # another conversation with the same system prompt is no surprise
+            level = logging.WARNING if n_same > compression.protection.n_first else logging.DEBUG
+            text = (
+                "the prompt differs from the cache at token %d, tokens before %d are compressed: all %d are run again"
+            )
+            _log.log(level, text, n_same, n_frozen, len(tokens))
+
+    def create_chat_completion(self, messages: List[Any], *args: Any, **kwargs: Any) -> Any:
+        """As llama_cpp.Llama.create_chat_completion. With a profile, the system prompt is never evicted."""
+        compression = self._compression
+        if compression is not None:
+            with_question = compression.prefill in (None, "guided")
+            compression.turn = turn_of(self, messages, kwargs, with_question=with_question)
+        return super().create_chat_completion(messages, *args, **kwargs)
+
+    def sample(self, *args: Any, **kwargs: Any) -> int:
+        """As llama_cpp.Llama.sample, and right after load_session as if the session had never been saved."""
+        if self._restored_logits is None:
+            return int(super().sample(*args, **kwargs))
+        kwargs.pop("idx", None)
+        return session.draw(self._sampler or self._init_sampler(*args, **kwargs), self._restored_logits)
+
+    def reset(self) -> None:
+        """As llama_cpp.Llama.reset."""
+        super().reset()
+        self._restored_logits = None
+
+    def load_state(self, state: llama_cpp.LlamaState) -> None:
+        """As llama_cpp.Llama.load_state."""
+        super().load_state(state)
+        self._restored_logits = None
+
+    def save_session(self, path: Union[str, os.PathLike[str]]) -> None:
+        """Write what was read and said so far to a file (docs/session-format.md), a few MB of a compressed cache.
+
+        The file is replaced at once: a kill at any moment leaves the old one or the new one. Raises SessionError.
+        """
+        session.capture(self).save(path)
+
+    load_session = session.LoadSession()
 
     def compress(self, kv_budget: Union[int, float, None] = None) -> None:
         """Compress now, for callers of `eval`; `generate` and all completions do it by themselves.
@@ -204,16 +270,20 @@ class Llama(llama_cpp.Llama):
         mean = resolve_mean_budget(
             compression.budget if kv_budget is None else kv_budget, self.n_tokens, window=compression.window
         )
-        evictable = [layer.evictable for layer in compression.layers]
-        native.compress(self._ctx.ctx, compression.profile.budgets(mean, evictable))
+        is_fraction = isinstance(compression.budget if kv_budget is None else kv_budget, float)
+        budgets = compression.share(mean, is_fraction=is_fraction)
+        native.protect(self._ctx.ctx, compression.protection.positions())
+        native.compress(self._ctx.ctx, budgets)
 
-    def protect(self, positions: Sequence[int]) -> None:
-        """Never evict the tokens at these positions, say of a system prompt; they count in the budget.
+    def protect(self, positions: Iterable[Union[int, range]]) -> None:
+        """Never evict the tokens at these positions and ranges; they count in the budget.
 
-        Replaces an earlier set; [] ends it. A budget that they do not fit is an EngineError of the next compression.
+        Replaces an earlier set; [] ends it. Sinks and system prompt are protected beside it (kv_protect). Raises
+        ContextError for what is no position; a budget that they do not fit is a BudgetError of the next prompt.
         """
-        self._require("protect")
-        native.protect(self._ctx.ctx, positions)
+        compression = self._require("protect")
+        compression.protection.named = named_positions(positions, self._n_ctx)
+        native.protect(self._ctx.ctx, compression.protection.positions())
 
     def kv_stats(self) -> KVStats:
         """Tokens and bytes of the cache, now."""
@@ -247,6 +317,8 @@ class Llama(llama_cpp.Llama):
             state["kv_tail"] = self._compression.tail
             state["kv_prefill"] = self._compression.prefill
             state["kv_memory"] = self._compression.memory
+            state["kv_protect"] = self._compression.protection.automatic
+            state["kv_guide"] = self._compression.guide_tokens
         return state
 
 
