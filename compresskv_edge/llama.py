@@ -15,7 +15,7 @@ import llama_cpp  # noqa: E402  (after the environment names our library)
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 
-from . import session  # noqa: E402
+from . import digest, session  # noqa: E402
 from .budget import resolve_mean_budget  # noqa: E402
 from .compression import GUIDE_TOKENS, Compression  # noqa: E402
 from .errors import BudgetError, CompressKVError, ContextError, EngineError, UnsupportedModelError  # noqa: E402
@@ -259,6 +259,36 @@ class Llama(llama_cpp.Llama):
         session.capture(self).save(path)
 
     load_session = session.LoadSession()
+
+    def digest(
+        self,
+        text: Union[str, Sequence[int]],
+        *,
+        kv_budget: Union[int, float, None] = None,
+        probe: str = "ask",
+        n_questions: int = 140,
+        seed: int = 0,
+    ) -> session.Session:
+        """Read a document once for questions to come; afterwards ask [*session.tokens, *question] as often as you like.
+
+        Args:
+            text: the document, or its tokens.
+            kv_budget: what stays of it, as in the constructor; None: the same.
+            probe: "ask": the model asks itself questions; "repeat": it repeats the document (KVzip, arXiv:2505.23416),
+                cheaper, but of no use to models that copy word by word (compresskv_edge/digest.py).
+            n_questions: that the model asks itself for each thousand tokens, where it asks.
+            seed: of these questions.
+
+        The session is what the cache holds then: save it, or take it in again with load_session. What the cache held
+        before is gone. Raises BudgetError, ContextError, EngineError.
+        """
+        compression = self._require("digest")
+        tokens = self.tokenize(text.encode()) if isinstance(text, str) else list(text)
+        budget = compression.budget if kv_budget is None else kv_budget
+        mean = resolve_mean_budget(budget, len(tokens), window=compression.window)
+        budgets = compression.share(mean, is_fraction=isinstance(budget, float))
+        digest.digest(self, compression, tokens, digest.Plan(probe, n_questions, seed), budgets)
+        return session.capture(self)
 
     def compress(self, kv_budget: Union[int, float, None] = None) -> None:
         """Compress now, for callers of `eval`; `generate` and all completions do it by themselves.

@@ -191,8 +191,9 @@ def _adopt(llm: Llama, session: Session) -> None:
 
 def last_logits(llm: Llama) -> npt.NDArray[np.float32]:
     """Logits of the last token, a copy: (n_vocab,), or (0,) if it has to be evaluated again."""
-    if llm._restored_logits is not None:
-        return llm._restored_logits.copy()
+    restored = llm._restored_logits
+    if restored is not None:
+        return np.array(restored, dtype=np.float32)
     pointer = None if llm._requires_eval else llm._ctx.get_logits_ith(-1)
     if not pointer:
         return np.zeros(0, np.float32)

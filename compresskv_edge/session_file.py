@@ -98,12 +98,12 @@ def _layout(header: Mapping[str, Any], parts: Mapping[str, npt.NDArray[Any]]) ->
 
 
 def _raw(part: npt.NDArray[Any]) -> memoryview:
-    return memoryview(part.reshape(-1).view(np.uint8))
+    return part.reshape(-1).view(np.uint8).data
 
 
 def _parse(data: Bytes, name: str) -> Tuple[Dict[str, Any], Dict[str, Bytes]]:
     damaged = f"{name} is damaged: copy it again, or save the session anew"
-    magic, version, n_header, n_bytes = _START.unpack(data[: _START.size])
+    magic, version, n_header, n_bytes = _START.unpack(data[: _START.size].tobytes())
     if magic != _MAGIC:
         raise SessionError(f"{name} is no session of compresskv_edge: give a file that save_session wrote")
     if version != FORMAT_VERSION:
