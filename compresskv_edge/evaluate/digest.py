@@ -18,6 +18,7 @@ from typing import Any, Callable
 
 from ..demo import model_path
 from ..llama import Llama
+from ..profile import Profile
 from . import haystack
 from .needle import is_correct, token_counter, wilson
 
@@ -114,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     count = token_counter(Llama(options.model, n_ctx=512, verbose=False))
     documents = [make_document(i, count, LENGTHS[i % len(LENGTHS)]) for i in range(options.documents)]
-    settings = {name: getattr(options, name) for name in ("documents", "profile", "budget", "prefill", "probe")}
+    settings = {name: getattr(options, name) for name in ("documents", "budget", "prefill", "probe")}
+    settings["profile"] = Profile.load(options.profile).model.name
     results = measure(
         documents,
         model=options.model,
