@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, List, Optional, Union
+from typing import Any, List, Optional, Tuple, Union
 
 from . import native
 from .budget import resolve_mean_budget
 from .errors import BudgetError, PolicyError, UnsupportedModelError
+from .messages import Turn
 from .policies.run import DEFAULT, Run, attached_profile
 from .profile import ModelFacts, Profile
+from .protection import Protection, common_prefix
 
 PREFILL_MODES = ("full", "chunked", "guided")
 
-_GUIDE_TOKENS = 256  # of the prompt's end run ahead of each eviction (arXiv:2408.00167 uses the whole question)
+GUIDE_TOKENS = 256  # of the prompt's end at most run ahead of each eviction (arXiv:2408.00167: the whole question)
 _MARGIN_BYTES = 256 << 20  # of free memory left to everything else
 _UNITS = {"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 
@@ -33,6 +35,8 @@ class Compression:
         kv_prefill: Optional[str] = None,
         kv_memory: Union[int, str, None] = None,
         kv_policy: str = DEFAULT,
+        kv_protect: bool = True,
+        kv_guide: int = GUIDE_TOKENS,
     ) -> None:
         self.profile = profile
         self.budget = profile.default_budget if kv_budget is None else kv_budget
@@ -44,9 +48,12 @@ class Compression:
         self.prompt_pending = False
         self.generating = False
         self.current: List[int] = []  # budgets of the last prompt: (n_layer,)
-        self.protected: Sequence[int] = ()  # positions
         self.policy = kv_policy
         self.run = Run(kv_policy, self)
+        self.protection = Protection(kv_protect)
+        self.guide_tokens = kv_guide
+        self.n_question = 0  # tokens from the last question on, 0: not known
+        self.turn = Turn()
         self._check()
 
     def _check(self) -> None:
@@ -65,6 +72,8 @@ class Compression:
             raise PolicyError(
                 f"kv_policy={self.policy!r} is not scored by the library, which 'guided' needs: use 'chunked' or 'full'"
             )
+        if isinstance(self.guide_tokens, bool) or not isinstance(self.guide_tokens, int) or self.guide_tokens < 1:
+            raise BudgetError(f"kv_guide is {self.guide_tokens!r}: use 1 token or more")
 
     @property
     def window(self) -> int:
@@ -104,12 +113,32 @@ class Compression:
         )
 
     def mean_budget(self, n_tokens: int) -> int:
-        """Tokens a layer keeps on average of a prompt of n_tokens. Raises BudgetError."""
-        return resolve_mean_budget(self.budget, n_tokens, window=self.window)
+        """Tokens a layer keeps on average of a prompt of n_tokens, what is protected included. Raises BudgetError."""
+        return self.mean_of(self.budget, n_tokens, evicts=self.run.policy.evicts)
+
+    def mean_of(self, budget: Union[int, float], n_tokens: int, *, evicts: bool = True) -> int:
+        """As mean_budget, for another budget and a policy that may evict nothing."""
+        mean = resolve_mean_budget(budget, n_tokens, window=self.window)
+        if not evicts:
+            return mean
+        return self.protection.mean_budget(mean, self.window, is_fraction=isinstance(budget, float))
 
     def budgets(self, n_tokens: int) -> List[int]:
         """Tokens a layer after a prompt of n_tokens: (n_layer,), 0 where a layer is not evictable."""
         return self.run.budgets(self.mean_budget(n_tokens), n_tokens)
+
+    @property
+    def protected(self) -> Tuple[int, ...]:
+        """Positions that are never evicted, ascending."""
+        return tuple(self.protection.positions())
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """A prompt begins: find the system prompt and the question in it."""
+        self.prompt_pending = True
+        self.protection.system = self.turn.system or self.protection.system
+        self.protection.begin(tokens)
+        n_before = common_prefix(self.turn.before_question, tokens)
+        self.n_question = len(tokens) - n_before if n_before else 0
 
     def choose_prefill(self, n_tokens: int, n_ctx: int, stats: native.Stats) -> str:
         """How to run a prompt of n_tokens: "full", "chunked" or "guided"."""
@@ -123,11 +152,22 @@ class Compression:
             allowed = stats.kv_bytes + max(free_bytes() - _MARGIN_BYTES, 0)
         if needed <= allowed:
             return "full"
+        return self.bounded_prefill
+
+    @property
+    def bounded_prefill(self) -> str:
+        """How a prompt is run that must not be in memory as a whole."""
         return "guided" if self.run.native and not self.has_sliding_windows else "chunked"
 
     def guide(self, tokens: Sequence[int]) -> List[int]:
-        """The end of the prompt, as much as fits the tail beside a chunk of its own size."""
-        return list(tokens[-min(_GUIDE_TOKENS, (self.tail - self.window) // 2) :])
+        """The end of the prompt: the last user message of a chat, as much as fits beside a chunk of its own size."""
+        n_most = min(self.guide_tokens, (self.tail - self.window) // 2)
+        return list(tokens[-min(n_most, self.n_question or n_most) :])
+
+    def tail_holds(self, before: native.Stats, after: native.Stats) -> bool:
+        """A later prompt was decoded into the tail behind compressed tokens: no need to evict until that is full."""
+        no_eviction = after.n_evictions == before.n_evictions
+        return before.n_frozen > 0 and no_eviction and after.n_tail_used <= self.tail
 
     def room(self, stats: native.Stats) -> int:
         """Tokens that can be decoded before a compression is due.

@@ -48,3 +48,7 @@ class PolicyError(CompressKVError, ValueError):
 
 class ChatError(CompressKVError, ValueError):
     """A document, a saved chat or a name of a model that the chat cannot use, or an extra that is not installed."""
+
+
+class SessionError(CompressKVError, ValueError):
+    """A session file that is damaged, foreign, of another version, or saved with another model or profile."""

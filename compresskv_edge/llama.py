@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
-from typing import Any, Generator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Generator, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from . import native, rpc
 
@@ -14,11 +15,15 @@ import llama_cpp as llama_cpp  # noqa: E402  (after the environment names our li
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 
-from .budget import resolve_mean_budget  # noqa: E402
-from .compression import Compression  # noqa: E402
+from . import digest, session  # noqa: E402
+from .compression import GUIDE_TOKENS, Compression  # noqa: E402
 from .errors import BudgetError, CompressKVError, ContextError, EngineError, UnsupportedModelError  # noqa: E402
+from .messages import turn_of  # noqa: E402
 from .profile import Profile  # noqa: E402
 from .rebase import Rebase, check_positions, trained_limit  # noqa: E402
+from .protection import common_prefix, named_positions  # noqa: E402
+
+_log = logging.getLogger(__name__)
 
 ProfileSource = Union[str, "os.PathLike[str]", Mapping[str, Any], Profile]
 
@@ -52,6 +57,7 @@ class Llama(llama_cpp.Llama):
     _compression: Optional[Compression] = None
     _rebase: Optional[Rebase] = None
     _n_positions = 0  # that the model may use: (set when it is loaded)
+    _restored_logits: Optional[npt.NDArray[np.float32]] = None  # of the last token, until one is decoded
 
     def __init__(
         self,
@@ -64,6 +70,8 @@ class Llama(llama_cpp.Llama):
         kv_memory: Union[int, str, None] = None,
         kv_policy: str = "compresskv",
         kv_rebase: bool = False,
+        kv_protect: bool = True,
+        kv_guide: int = GUIDE_TOKENS,
         allow_calibration: bool = True,
         rpc_servers: Optional[str] = None,
         **kwargs: Any,
@@ -87,6 +95,9 @@ class Llama(llama_cpp.Llama):
             kv_rebase: go on where the positions end that the model was trained for: those that no layer holds any more
                 are taken out and the kept keys rotated. `n_ctx` is then how long the text may get, up to 16 million
                 tokens. False: ContextError there.
+            kv_protect: never evict the first 4 tokens and a chat's system prompt; they count in the budget.
+            kv_guide: tokens of the prompt's end that "guided" runs ahead at most, of a chat no more than the last user
+                message.
             allow_calibration: False: kv_profile="auto" raises CalibrationError where it would have to calibrate.
             rpc_servers: "host:port,host:port": machines that take layers (with n_gpu_layers), as llama.cpp's --rpc; each
                 runs `compresskv rpc-server`. They serve every model of this process from now on.
@@ -111,7 +122,9 @@ class Llama(llama_cpp.Llama):
             kv_profile = Profile.uniform(model_path)
         if kv_profile is not None:
             profile = _load_profile(kv_profile, model_path, allow_calibration, kwargs)
-            self._compression = Compression(profile, kv_budget, kv_tail, kv_prefill, kv_memory, kv_policy)
+            self._compression = Compression(
+                profile, kv_budget, kv_tail, kv_prefill, kv_memory, kv_policy, kv_protect, kv_guide
+            )
             kwargs = _options(kwargs)
         elif kv_budget is not None:
             raise BudgetError(f"kv_budget={kv_budget!r} needs kv_profile: a profile, or Profile.uniform(model_path)")
@@ -160,6 +173,8 @@ class Llama(llama_cpp.Llama):
 
     def _eval(self, tokens: Sequence[int]) -> None:
         compression = self._compression
+        if tokens:
+            self._restored_logits = None
         if compression is None:
             super().eval(tokens)
             return
@@ -199,21 +214,25 @@ class Llama(llama_cpp.Llama):
         tokens = compression.run.whole_text(self, tokens)
         n_total = self.n_tokens + len(tokens)
         compression.current = compression.budgets(n_total)
-        mode = compression.choose_prefill(n_total, self._n_ctx, native.stats(self._ctx.ctx))
+        native.protect(self._ctx.ctx, compression.protected)
+        before = native.stats(self._ctx.ctx)
+        mode = compression.choose_prefill(n_total, self._n_ctx, before)
         if mode == "full" and not self._fits(len(tokens)):
-            mode = "chunked" if compression.has_sliding_windows else "guided"
+            mode = compression.bounded_prefill
         if mode == "full":
             native.prompt_begin(self._ctx.ctx, len(tokens))
             self._decode(tokens)
         else:
             native.reserve(self._ctx.ctx, compression.current)
             self._eval_bounded(compression, tokens, compression.guide(tokens) if mode == "guided" else [])
-        compression.current = compression.run.at_prompt_end(self, compression.mean_budget(n_total))
+        if not compression.tail_holds(before, native.stats(self._ctx.ctx)):
+            compression.current = compression.run.at_prompt_end(self, compression.mean_budget(n_total))
 
     def _eval_bounded(self, compression: Compression, tokens: List[int], guide: Sequence[int] = ()) -> None:
         """Decode tokens, compressing whenever the tail is full."""
         if not compression.current:
             compression.current = compression.budgets(self.n_tokens + len(tokens))
+            native.protect(self._ctx.ctx, compression.protection.positions())
             native.reserve(self._ctx.ctx, compression.current)
         while len(tokens) > (room := compression.room(native.stats(self._ctx.ctx))):
             ahead = guide if len(guide) <= room else ()  # else the tail would have to grow for it
@@ -244,11 +263,90 @@ class Llama(llama_cpp.Llama):
         if self._compression is None:
             yield from super().generate(tokens, *args, **kwargs)
             return
-        self._compression.prompt_pending = True
+        tokens = list(tokens)
+        self._compression.begin(tokens)
+        self._say_if_run_again(self._compression, tokens)
         try:
             yield from super().generate(tokens, *args, **kwargs)
         finally:
             self._compression.prompt_pending = self._compression.generating = False
+
+    def _say_if_run_again(self, compression: Compression, tokens: Sequence[int]) -> None:
+        """A history edited where tokens are evicted: the base class runs all of it again, maybe for minutes."""
+        n_same = common_prefix(self._input_ids.tolist(), tokens)
+        n_frozen = native.stats(self._ctx.ctx).n_frozen
+        if 0 < n_same < min(n_frozen, len(tokens)):
+            # another conversation with the same system prompt is no surprise
+            level = logging.WARNING if n_same > compression.protection.n_first else logging.DEBUG
+            text = (
+                "the prompt differs from the cache at token %d, tokens before %d are compressed: all %d are run again"
+            )
+            _log.log(level, text, n_same, n_frozen, len(tokens))
+
+    def create_chat_completion(self, messages: List[Any], *args: Any, **kwargs: Any) -> Any:
+        """As llama_cpp.Llama.create_chat_completion. With a profile, the system prompt is never evicted."""
+        compression = self._compression
+        if compression is not None:
+            with_question = compression.prefill in (None, "guided")
+            compression.turn = turn_of(self, messages, kwargs, with_question=with_question)
+        return super().create_chat_completion(messages, *args, **kwargs)
+
+    def sample(self, *args: Any, **kwargs: Any) -> int:
+        """As llama_cpp.Llama.sample, and right after load_session as if the session had never been saved."""
+        if self._restored_logits is None:
+            return int(super().sample(*args, **kwargs))
+        kwargs.pop("idx", None)
+        return session.draw(self._sampler or self._init_sampler(*args, **kwargs), self._restored_logits)
+
+    def reset(self) -> None:
+        """As llama_cpp.Llama.reset."""
+        super().reset()
+        self._restored_logits = None
+
+    def load_state(self, state: llama_cpp.LlamaState) -> None:
+        """As llama_cpp.Llama.load_state."""
+        super().load_state(state)
+        self._restored_logits = None
+        if self._compression is not None:
+            self._compression.run.recorder.forget()
+
+    def save_session(self, path: Union[str, os.PathLike[str]]) -> None:
+        """Write what was read and said so far to a file (docs/session-format.md), a few MB of a compressed cache.
+
+        The file is replaced at once: a kill at any moment leaves the old one or the new one. Raises SessionError.
+        """
+        session.capture(self).save(path)
+
+    load_session = session.LoadSession()
+
+    def digest(
+        self,
+        text: Union[str, Sequence[int]],
+        *,
+        kv_budget: Union[int, float, None] = None,
+        probe: str = "ask",
+        n_questions: int = 140,
+        seed: int = 0,
+    ) -> session.Session:
+        """Read a document once for questions to come; afterwards ask [*session.tokens, *question] as often as you like.
+
+        Args:
+            text: the document, or its tokens.
+            kv_budget: what stays of it, as in the constructor; None: the same.
+            probe: "ask": the model asks itself questions; "repeat": it repeats the document (KVzip, arXiv:2505.23416),
+                cheaper, but of no use to models that copy word by word (compresskv_edge/digest.py).
+            n_questions: that the model asks itself for each thousand tokens, where it asks.
+            seed: of these questions.
+
+        The session is what the cache holds then: save it, or take it in again with load_session. What the cache held
+        before is gone. Raises BudgetError, ContextError, EngineError.
+        """
+        compression = self._require("digest")
+        tokens = self.tokenize(text.encode()) if isinstance(text, str) else list(text)
+        budget = compression.budget if kv_budget is None else kv_budget
+        budgets = compression.run.budgets(compression.mean_of(budget, len(tokens)), len(tokens))
+        digest.digest(self, compression, tokens, digest.Plan(probe, n_questions, seed), budgets)
+        return session.capture(self)
 
     def compress(self, kv_budget: Union[int, float, None] = None) -> None:
         """Compress now, for callers of `eval`; `generate` and all completions do it by themselves.
@@ -257,25 +355,19 @@ class Llama(llama_cpp.Llama):
         if all are kept. Raises BudgetError, EngineError.
         """
         compression = self._require("compress")
-        mean = resolve_mean_budget(
-            compression.budget if kv_budget is None else kv_budget, self.n_tokens, window=compression.window
-        )
+        mean = compression.mean_of(compression.budget if kv_budget is None else kv_budget, self.n_tokens)
+        native.protect(self._ctx.ctx, compression.protected)
         compression.run.at_prompt_end(self, mean, force=True)
 
-    def protect(self, positions: Sequence[int]) -> None:
-        """Never evict the tokens at these positions, say of a system prompt; they count in the budget.
+    def protect(self, positions: Iterable[Union[int, range]]) -> None:
+        """Never evict the tokens at these positions and ranges; they count in the budget.
 
-        Replaces an earlier set; [] ends it. A budget that they do not fit is an EngineError of the next compression.
+        Replaces an earlier set; [] ends it. Sinks and system prompt are protected beside it (kv_protect). Raises
+        ContextError for what is no position; a budget that they do not fit is a BudgetError of the next prompt.
         """
         compression = self._require("protect")
-        native.protect(self._ctx.ctx, positions)
-        compression.protected = tuple(positions)
-
-    def load_state(self, state: llama_cpp.LlamaState) -> None:
-        """As llama_cpp.Llama.load_state."""
-        super().load_state(state)
-        if self._compression is not None:
-            self._compression.run.recorder.forget()
+        compression.protection.named = named_positions(positions, self._n_ctx)
+        native.protect(self._ctx.ctx, compression.protected)
 
     def kv_stats(self) -> KVStats:
         """Tokens and bytes of the cache, now."""
@@ -312,6 +404,8 @@ class Llama(llama_cpp.Llama):
             state["kv_policy"] = self._compression.policy
             state["kv_rebase"] = self._rebase is not None
             state["n_ctx"] = self._rebase.n_ctx if self._rebase is not None else state["n_ctx"]
+            state["kv_protect"] = self._compression.protection.automatic
+            state["kv_guide"] = self._compression.guide_tokens
         return state
 
 

@@ -27,6 +27,7 @@ BINDING_VERSION = "0.3.36"  # the llama-cpp-python whose llama.cpp we build; ven
 _PACKAGE = Path(__file__).parent
 _NAMES = {"win32": "llama.dll", "darwin": "libllama.dylib"}
 _POOLING = {"avg": 0, "max": 1}
+_REDUCE = {"sum": 0, "max": 1}
 
 # enum llama_ckv_status
 _ERR_ARGUMENT, _ERR_UNSUPPORTED, _ERR_STATE, _ERR_MEMORY, _ERR_COMPUTE = -1, -2, -3, -4, -5
@@ -343,6 +344,17 @@ def read_kv(ctx: int, layer: int, shape: Layer, seq_id: int = 0) -> tuple[Float3
     v = np.empty((shape.n_head_kv, n, shape.head_dim_v), dtype=np.float32)
     _call("read_kv", _context(ctx), seq_id, layer, *(ffi.cast("float *", a.ctypes.data) for a in (k, v)))
     return k, v
+
+
+def scores(ctx: int, layer: int, reduce: str = "sum") -> Float32:
+    """Attention that the last `window` tokens pay to each token of `positions(ctx, layer)`, not pooled: (n,).
+
+    reduce: "sum" over the queries and mean over the heads that score, or "max" over both.
+    """
+    ffi, _ = library()
+    out = np.empty(len(positions(ctx, layer)), dtype=np.float32)
+    _call("scores", _context(ctx), 0, layer, _REDUCE[reduce], ffi.cast("float *", out.ctypes.data))
+    return out
 
 
 def select_tokens(

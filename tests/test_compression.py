@@ -13,7 +13,7 @@ from logits import Case, last_logits, prompt
 
 from compresskv_edge import Llama, Profile, compression, native, scoring
 from compresskv_edge.compression import Compression, parse_bytes
-from compresskv_edge.errors import BudgetError, EngineError, UnsupportedModelError
+from compresskv_edge.errors import BudgetError, UnsupportedModelError
 
 BUDGET, TAIL, N_PROMPT = 200, 128, 3000
 
@@ -159,7 +159,7 @@ def test_protected_tokens_are_never_evicted(mode: str, load: Callable[..., Llama
         assert len(llm.kv_kept(il)) <= BUDGET + TAIL
 
     llm.protect(range(BUDGET))
-    with pytest.raises(EngineError, match="protected"):
+    with pytest.raises(BudgetError, match=r"200 protected tokens .* use 209 or more"):
         llm.compress()
 
 

@@ -195,6 +195,10 @@ struct llama_ckv {
     //   scores: (1, n_rows) mean over the layer's heads, or (n_heads, n_rows) for max pooling, where the mean comes last
     bool score(int32_t ikv, llama_seq_id seq_id, std::vector<std::vector<float>> & scores);
 
+    // the same attention in one vector, whatever the pooling
+    //   scores: (n_rows,)
+    bool score(int32_t ikv, llama_seq_id seq_id, enum llama_ckv_reduce reduce, std::vector<float> & scores);
+
     //
     // saved states (ckv-state.cpp); seq_id -1: all sequences
     //
@@ -261,6 +265,11 @@ private:
         ggml_abort_callback callback = nullptr;
         void              * data     = nullptr;
     };
+
+    // how the window's attention crosses to the host: one vector, or one a head (apart), or the maxima of each KV group
+    enum ckv_sums { CKV_SUMS_MEAN, CKV_SUMS_APART, CKV_SUMS_MAX };
+
+    bool attention(int32_t ikv, llama_seq_id seq_id, ckv_sums sums, std::vector<std::vector<float>> & scores);
 
     bool alloc  (int32_t ikv, uint32_t n_rows, ckv_store & store) const;
     bool fill   (int32_t ikv, const std::vector<int32_t> & rows, const ckv_store & store);

@@ -171,6 +171,30 @@ int32_t llama_ckv_read_queries(llama_context * ctx, llama_seq_id seq_id, int32_t
     return LLAMA_CKV_OK;
 }
 
+int32_t llama_ckv_scores(llama_context * ctx, llama_seq_id seq_id, int32_t il, int32_t reduce, float * scores) {
+    llama_ckv * ckv = nullptr;
+    int32_t     ikv = -1;
+    if (const int32_t status = ckv_get_layer(ctx, seq_id, il, &ckv, &ikv)) {
+        return status;
+    }
+    if (!scores || reduce < LLAMA_CKV_REDUCE_SUM || reduce > LLAMA_CKV_REDUCE_MAX) {
+        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "scores is NULL or reduce is none of enum llama_ckv_reduce");
+    }
+    if (ckv->window_rows(seq_id).empty()) {
+        return ckv_fail(LLAMA_CKV_ERR_STATE, "no query is known: decode tokens first");
+    }
+
+    ctx->synchronize();
+
+    std::vector<float> res;
+    if (!ckv->score(ikv, seq_id, (enum llama_ckv_reduce) reduce, res)) {
+        return ckv_fail(LLAMA_CKV_ERR_COMPUTE, "scoring layer " + std::to_string(il) + " failed; the cache is unchanged");
+    }
+    std::copy(res.begin(), res.end(), scores);
+
+    return LLAMA_CKV_OK;
+}
+
 // (n_head_kv, n, head_dim) of a cache tensor's rows, dequantised
 static void ckv_read_rows(const ggml_tensor * t, const std::vector<int32_t> & rows, int64_t n_head_kv, float * dst) {
     const int64_t d = t->ne[0]/n_head_kv;

@@ -66,43 +66,73 @@ static ggml_tensor * ckv_dot(ggml_context * ctx, ggml_tensor * k, ggml_tensor * 
     return ggml_reshape_3d(ctx, kq, k->ne[1], q->ne[1]/n_heads, n_heads);
 }
 
-// attention of a group, summed over the window's queries: [n_rows, 1] over its heads as well, or [n_rows, n_heads]
+// attention of a group to every row: [n_rows, n_window, n_heads]
 //   k_past: [n_embd_head, n_rows - n_window], may be null    k_window: [n_embd_head, n_window]
 //   q: [n_embd_head, n_window*n_heads], head by head, oldest first    causal: [n_window, n_window]
 // the two parts are apart because Metal has no DIAG_MASK_INF, and a mask of all rows would have to cross from the host
 static ggml_tensor * ckv_window_attention(
-        ggml_context * ctx, ggml_tensor * k_past, ggml_tensor * k_window, ggml_tensor * q, ggml_tensor * causal, int64_t n_heads, float scale, bool apart) {
+        ggml_context * ctx, ggml_tensor * k_past, ggml_tensor * k_window, ggml_tensor * q, ggml_tensor * causal, int64_t n_heads, float scale) {
     ggml_tensor * kq = ggml_add(ctx, ckv_dot(ctx, k_window, q, n_heads), causal);
     if (k_past) {
         kq = ggml_concat(ctx, ckv_dot(ctx, k_past, q, n_heads), kq, 0);
     }
-    kq = ggml_soft_max_ext(ctx, kq, nullptr, scale, 0.0f);
+    return ggml_soft_max_ext(ctx, kq, nullptr, scale, 0.0f);
+}
 
-    const int64_t n_rows   = kq->ne[0];
-    const int64_t n_window = kq->ne[1];
+// sum over the window's queries: [n_rows, 1] over the heads as well, or [n_rows, n_heads]
+static ggml_tensor * ckv_sum_queries(ggml_context * ctx, ggml_tensor * kq, bool apart) {
+    const int64_t n_rows = kq->ne[0];
 
     if (!apart) {
-        kq = ggml_reshape_3d(ctx, kq, n_rows, n_window*n_heads, 1);
+        kq = ggml_reshape_3d(ctx, kq, n_rows, kq->ne[1]*kq->ne[2], 1);
     }
     kq = ggml_sum_rows(ctx, ggml_cont(ctx, ggml_permute(ctx, kq, 1, 0, 2, 3)));
 
     return ggml_reshape_2d(ctx, kq, n_rows, ggml_nelements(kq)/n_rows);
 }
 
+// largest over queries and heads: [n_rows, 1]. ggml has no maximum over rows, but finds where it is
+static ggml_tensor * ckv_max_queries(ggml_context * ctx, ggml_tensor * kq) {
+    const int64_t n_rows = kq->ne[0];
+    const int64_t n      = kq->ne[1]*kq->ne[2];
+
+    kq = ggml_cont(ctx, ggml_transpose(ctx, ggml_reshape_2d(ctx, kq, n_rows, n)));
+
+    ggml_tensor * where = ggml_reshape_2d(ctx, ggml_argmax(ctx, kq), 1, n_rows);
+
+    return ggml_reshape_2d(ctx, ggml_get_rows(ctx, ggml_reshape_3d(ctx, kq, 1, n, n_rows), where), n_rows, 1);
+}
+
 bool llama_ckv::score(int32_t ikv, llama_seq_id seq_id, std::vector<std::vector<float>> & scores) {
+    // average pooling is linear: the sum over the heads may come first, and one vector crosses to the host
+    return attention(ikv, seq_id, settings.pooling == LLAMA_CKV_POOLING_MAX ? CKV_SUMS_APART : CKV_SUMS_MEAN, scores);
+}
+
+bool llama_ckv::score(int32_t ikv, llama_seq_id seq_id, enum llama_ckv_reduce reduce, std::vector<float> & scores) {
+    std::vector<std::vector<float>> parts;
+    if (!attention(ikv, seq_id, reduce == LLAMA_CKV_REDUCE_MAX ? CKV_SUMS_MAX : CKV_SUMS_MEAN, parts)) {
+        return false;
+    }
+
+    scores = parts[0];
+    for (const auto & part : parts) {
+        std::transform(part.begin(), part.end(), scores.begin(), scores.begin(), [](float a, float b) { return std::max(a, b); });
+    }
+
+    return true;
+}
+
+bool llama_ckv::attention(int32_t ikv, llama_seq_id seq_id, ckv_sums sums_as, std::vector<std::vector<float>> & scores) {
     const auto & heads = settings.heads[model_layer(ikv)];
 
     const auto groups = ckv_group_heads(heads, n_head(ikv)/n_head_kv(ikv));
     const auto rows_k = rows(ikv, seq_id);
     const auto rows_q = window_rows(seq_id);
 
-    // average pooling is linear: the sum over the heads may come first, and one vector crosses to the host
-    const bool apart = settings.pooling == LLAMA_CKV_POOLING_MAX;
-
     const size_t n_window = rows_q.size();
     const size_t n_past   = rows_k.size() - n_window;
 
-    ckv_graph graph(*this, 16 + 20*groups.size());
+    ckv_graph graph(*this, 16 + 28*groups.size());
 
     auto * ctx = graph.ctx.get();
 
@@ -130,11 +160,12 @@ bool llama_ckv::score(int32_t ikv, llama_seq_id seq_id, std::vector<std::vector<
         ggml_tensor * k_past   = idx_past ? ggml_get_rows(ctx, k_g, idx_past) : nullptr;
         ggml_tensor * k_window = ggml_get_rows(ctx, k_g, idx_window);
 
-        ggml_tensor * sum = ckv_window_attention(ctx, k_past, k_window, q_g, causal, group.heads.size(), layers[ikv].scale, apart);
+        ggml_tensor * kq  = ckv_window_attention(ctx, k_past, k_window, q_g, causal, group.heads.size(), layers[ikv].scale);
+        ggml_tensor * sum = sums_as == CKV_SUMS_MAX ? ckv_max_queries(ctx, kq) : ckv_sum_queries(ctx, kq, sums_as == CKV_SUMS_APART);
 
-        sums.push_back(apart || sums.empty() ? sum : ggml_add(ctx, sums.back(), sum));
+        sums.push_back(sums_as != CKV_SUMS_MEAN || sums.empty() ? sum : ggml_add(ctx, sums.back(), sum));
     }
-    if (!apart) {
+    if (sums_as == CKV_SUMS_MEAN) {
         sums = { ggml_scale(ctx, sums.back(), 1.0f/heads.size()) };
     }
 

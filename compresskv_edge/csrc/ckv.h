@@ -44,6 +44,12 @@ enum llama_ckv_pooling {
     LLAMA_CKV_POOLING_MAX = 1,
 };
 
+// what becomes of the attention that each query of the window pays through each head that scores
+enum llama_ckv_reduce {
+    LLAMA_CKV_REDUCE_SUM = 0, // sum over the queries, mean over the heads: what a compression pools and sorts
+    LLAMA_CKV_REDUCE_MAX = 1, // largest over queries and heads (KVzip, arXiv:2505.23416)
+};
+
 // how a model's cache is scored; the budgets come with each compression
 struct llama_ckv_profile {
     int32_t         n_layer; // layers of the model
@@ -150,6 +156,10 @@ LLAMA_API int32_t llama_ckv_get_memory  (struct llama_context * ctx, struct llam
 
 // positions of the tokens that layer il holds, ascending. returns their number, also when `positions` is NULL
 LLAMA_API int32_t llama_ckv_positions   (struct llama_context * ctx, llama_seq_id seq_id, int32_t il, llama_pos * positions, int32_t n_max);
+
+// attention that the last `window` tokens pay to every token that layer il holds, not pooled; fewer tokens after a removal
+//   scores: (n,) in the order of llama_ckv_positions()
+LLAMA_API int32_t llama_ckv_scores      (struct llama_context * ctx, llama_seq_id seq_id, int32_t il, int32_t reduce, float * scores);
 
 // the observation window's queries of layer il as attention saw them (after RoPE, in the cache's basis if the cache is
 // quantised and upstream rotates it), scaled so that logits are q.k / sqrt(head_dim_k)

@@ -137,16 +137,20 @@ def run_needle(
     if policy not in POLICIES:
         raise ValueError(f"policy is {policy!r}: use one of {', '.join(POLICIES)}")
     loaded = Profile.load(profile)
-    llm = open_model(model, None if policy == "full" else loaded, budget, n_threads=n_threads)
+    prefill = policy.partition("compresskv_")[2] or "full"
+    llm = open_model(model, None if policy == "full" else loaded, budget, n_threads=n_threads, prefill=prefill)
     window = loaded.settings.window
     return [_outcome(llm, prompt, policy, budget, window) for prompt in prompts]
 
 
-def open_model(model: str | None, profile: ProfileSource | None, budget: float, *, n_threads: int = 1) -> Llama:
+def open_model(
+    model: str | None, profile: ProfileSource | None, budget: float, *, n_threads: int = 1, prefill: str = "full"
+) -> Llama:
     """The demo model, or the one at the path `model`; flash attention in all cases, so that only the cache differs."""
     options: dict[str, Any] = {"n_ctx": 4096, "n_threads": n_threads, "n_threads_batch": n_threads, "verbose": False}
     if profile is not None:
-        options.update(kv_budget=budget, kv_prefill="full")  # the paper's way, however little memory is free
+        # by default the paper's way, however little memory is free, with no token protected
+        options.update(kv_budget=budget, kv_prefill=prefill, kv_protect=prefill != "full")
     return Llama(model or model_path(), kv_profile=profile, flash_attn=True, **options)
 
 
@@ -201,6 +205,8 @@ def _greedy(llm: Llama) -> str:
 POLICIES: dict[str, Callable[[Llama, str, int], str]] = {
     "full": _completion,
     "compresskv": _completion,
+    "compresskv_chunked": _completion,
+    "compresskv_guided": _completion,
     "streaming_llm": _streaming_llm,
 }
 
@@ -243,6 +249,7 @@ def _score(group: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
+PREFILL_MODES = ("compresskv", "compresskv_guided", "compresskv_chunked")
 SPLITS = ("n_distractors", "n_context", "depth")
 
 
@@ -289,12 +296,21 @@ def _percent(fraction: float) -> str:
 #
 
 
-def measure(prompts: Sequence[Prompt], *, n_threads: int = 1, say: Callable[[str], None] = print) -> list[Outcome]:
-    """Every policy at every budget on the same prompts."""
-    runs = [("full", 1.0), *((policy, budget) for policy in ("compresskv", "streaming_llm") for budget in BUDGETS)]
+def measure(
+    prompts: Sequence[Prompt],
+    *,
+    policies: Sequence[str] = ("compresskv", "streaming_llm"),
+    budgets: Sequence[float] = BUDGETS,
+    model: str | None = None,
+    profile: ProfileSource = PROFILE,
+    n_threads: int = 1,
+    say: Callable[[str], None] = print,
+) -> list[Outcome]:
+    """The full cache and every policy at every budget on the same prompts."""
+    runs = [("full", 1.0), *((policy, budget) for policy in policies for budget in budgets)]
     outcomes: list[Outcome] = []
     for policy, budget in runs:
-        outcomes += run_needle(prompts, policy, budget, n_threads=n_threads)
+        outcomes += run_needle(prompts, policy, budget, model=model, profile=profile, n_threads=n_threads)
         right = sum(outcome.correct for outcome in outcomes[-len(prompts) :])
         say(f"{policy}, {_percent(budget)}: {right} of {len(prompts)} right")
     return outcomes
@@ -310,13 +326,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="one thread gives the same answers every time (%(default)s)"
     )
+    parser.add_argument("--prefill", action="store_true", help="compare kv_prefill full, guided and chunked, at 3 %%")
+    parser.add_argument("--model", help="a GGUF (the demo model)")
+    parser.add_argument("--profile", default=PROFILE, help="its profile (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the results here")
     options = parser.parse_args(arguments)
-    prompts = make_prompts(options.prompts, token_counter(open_model(None, None, 1.0)), seed=options.seed)
-    outcomes = measure(prompts, n_threads=options.threads)
-    profile = Profile.load(PROFILE)
+    prompts = make_prompts(options.prompts, token_counter(open_model(options.model, None, 1.0)), seed=options.seed)
+    outcomes = measure(
+        prompts,
+        policies=PREFILL_MODES if options.prefill else ("compresskv", "streaming_llm"),
+        budgets=BUDGETS[-1:] if options.prefill else BUDGETS,
+        model=options.model,
+        profile=options.profile,
+        n_threads=options.threads,
+    )
+    profile = Profile.load(options.profile)
     settings = {"n_prompts": len(prompts), "seed": options.seed, "contexts": CONTEXTS, "distractors": DISTRACTORS}
-    results = report(outcomes, {**settings, "profile": PROFILE, **profile.settings.model_dump()})
+    results = report(outcomes, {**settings, "profile": profile.model.name, **profile.settings.model_dump()})
     for by in (None, *SPLITS):
         print(f"\n{markdown(results, by)}")
     if options.json:

@@ -128,6 +128,7 @@ def open_model(setup: Setup, profile: Profile, n_prompt: int) -> Llama:
         kv_profile=profile,
         kv_prefill="full",
         kv_tail=setup.tail,
+        kv_protect=False,  # methods as their papers have them
         n_ctx=min(n_prompt + _SLACK_TOKENS, context),
         n_threads=setup.n_threads,
         n_threads_batch=setup.n_threads,

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any, List, Optional, Tuple, Union
 
 from .. import native
-from ..budget import resolve_mean_budget
 from ..errors import PolicyError
 from .layer import Layer
 from .recorder import Needs, Recorder
@@ -66,7 +65,7 @@ def apply(llm: Any, policy: str, budget: Union[int, float], seen: Optional[Seen]
     """
     compression = llm._require("policies.apply")
     run = Run(policy, compression)
-    run.mean = resolve_mean_budget(budget, llm.n_tokens, window=compression.window)
+    run.mean = compression.mean_of(budget, llm.n_tokens, evicts=run.policy.evicts)
     layers = None
     if not run.native:
         layers = _layers_of(llm, run, policy, seen)

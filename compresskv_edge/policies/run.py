@@ -11,6 +11,7 @@ import numpy as np
 from .. import native
 from ..errors import PolicyError
 from ..profile import Profile, Settings
+from ..protection import with_floor
 from .layer import Bools, Indices, Layer
 from .policy import Policy
 from .recorder import Needs, Recorder
@@ -164,6 +165,8 @@ class Run:
             settings=compression.profile.settings,
             n_protected=0 if self.native else len(compression.protected),
         )
+        if self.native:
+            budgets = with_floor(budgets, len(compression.protected) + compression.window)
         return self._per_layer(budgets)
 
     def _per_layer(self, budgets: Sequence[int]) -> List[int]:
