@@ -39,7 +39,7 @@ def test_a_bounded_prefill_never_holds_more_than_budget_and_tail(mode: str, load
     assert stats.n_tokens_seen == N_PROMPT
     assert set(stats.n_tokens_kept) == {BUDGET}
     assert stats.kv_bytes <= bound(llm)
-    assert stats.kv_bytes_peak <= 1.02 * bound(llm) + TAIL / (BUDGET + TAIL) * bound(llm)  # the first tail moves once
+    assert stats.kv_bytes_peak <= 1.02 * bound(llm)
     assert stats.n_evictions >= (N_PROMPT - BUDGET) // TAIL
 
 

@@ -164,14 +164,23 @@ bool llama_ckv::grow(uint32_t n_tail_new) {
 
 // tensors of another number of rows, contents stay; a layer that got its new size already works as well as with the old
 bool llama_ckv::resize_rows(const std::vector<uint32_t> & n_rows) {
+    const bool empty = n_used() == 0 && max_prefix() == 0;
+
     for (size_t i = 0; i < layers.size(); ++i) {
         if (tensor_k(i)->ne[1] == n_rows[i]) {
             continue;
         }
 
+        if (empty) {
+            ckv_store none; // nothing to keep: the old rows go before the new ones come
+            if (alloc(i, 1, none)) {
+                install(i, none);
+            }
+        }
+
         ckv_store store;
-        if (!alloc(i, n_rows[i], store) || !fill(i, ckv_first_rows(n_prefix(i) + n_tail()), store)) {
-            place_tails(n_tail());
+        if (!alloc(i, n_rows[i], store) || (!empty && !fill(i, ckv_first_rows(n_prefix(i) + n_tail()), store))) {
+            empty ? clear(1) : place_tails(n_tail());
             return false;
         }
         install(i, store);
