@@ -70,6 +70,21 @@ def test_a_prompt_within_its_budget_is_not_touched_while_decoding_goes_on(load: 
     assert llm.kv_stats().n_evictions == 1
 
 
+def test_a_turn_that_fits_the_tail_evicts_nothing(load: Callable[..., Llama]) -> None:
+    """Its rows are allocated anyway; one that does not fit is compressed at its end, as the first prompt was."""
+    llm = load(kv_prefill="full")
+    history = prompt(Case("", 900))
+    next(llm.generate(history, temp=0))
+    assert llm.kv_stats().n_evictions == 1
+    for n_more, n_evictions in ((TAIL - 8, 1), (TAIL, 2)):
+        history += prompt(Case("", n_more))
+        next(llm.generate(history, temp=0))
+        stats = llm.kv_stats()
+        assert stats.n_evictions == n_evictions
+        assert max(stats.n_tokens_kept) == (BUDGET + TAIL - 8 if n_evictions == 1 else BUDGET)
+        assert stats.kv_bytes <= bound(llm)
+
+
 @pytest.mark.parametrize("n_guide", [8, 30])
 def test_a_guide_scores_the_chunk_and_is_gone(n_guide: int, load: Callable[..., Llama]) -> None:
     llm = load()
