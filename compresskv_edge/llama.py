@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass
 from typing import Any, Generator, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
@@ -15,15 +14,12 @@ import llama_cpp as llama_cpp  # noqa: E402  (after the environment names our li
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 
-from . import digest, session  # noqa: E402
 from .compression import GUIDE_TOKENS, Compression  # noqa: E402
+from .conversation import Conversation  # noqa: E402
 from .errors import BudgetError, CompressKVError, ContextError, EngineError, UnsupportedModelError  # noqa: E402
-from .messages import turn_of  # noqa: E402
 from .profile import Profile  # noqa: E402
+from .protection import named_positions  # noqa: E402
 from .rebase import Rebase, check_positions, trained_limit  # noqa: E402
-from .protection import common_prefix, named_positions  # noqa: E402
-
-_log = logging.getLogger(__name__)
 
 ProfileSource = Union[str, "os.PathLike[str]", Mapping[str, Any], Profile]
 
@@ -47,7 +43,7 @@ class KVStats:
     window_bytes: int = 0
 
 
-class Llama(llama_cpp.Llama):
+class Llama(Conversation, llama_cpp.Llama):
     """`llama_cpp.Llama` that compresses its KV cache after each prompt (CompressKV, arXiv:2508.02401).
 
     Without `kv_profile` it is the stock class. With one, `n_ctx` is the number of positions, no longer the memory:
@@ -57,7 +53,6 @@ class Llama(llama_cpp.Llama):
     _compression: Optional[Compression] = None
     _rebase: Optional[Rebase] = None
     _n_positions = 0  # that the model may use: (set when it is loaded)
-    _restored_logits: Optional[npt.NDArray[np.float32]] = None  # of the last token, until one is decoded
 
     def __init__(
         self,
@@ -270,83 +265,6 @@ class Llama(llama_cpp.Llama):
             yield from super().generate(tokens, *args, **kwargs)
         finally:
             self._compression.prompt_pending = self._compression.generating = False
-
-    def _say_if_run_again(self, compression: Compression, tokens: Sequence[int]) -> None:
-        """A history edited where tokens are evicted: the base class runs all of it again, maybe for minutes."""
-        n_same = common_prefix(self._input_ids.tolist(), tokens)
-        n_frozen = native.stats(self._ctx.ctx).n_frozen
-        if 0 < n_same < min(n_frozen, len(tokens)):
-            # another conversation with the same system prompt is no surprise
-            level = logging.WARNING if n_same > compression.protection.n_first else logging.DEBUG
-            text = (
-                "the prompt differs from the cache at token %d, tokens before %d are compressed: all %d are run again"
-            )
-            _log.log(level, text, n_same, n_frozen, len(tokens))
-
-    def create_chat_completion(self, messages: List[Any], *args: Any, **kwargs: Any) -> Any:
-        """As llama_cpp.Llama.create_chat_completion. With a profile, the system prompt is never evicted."""
-        compression = self._compression
-        if compression is not None:
-            with_question = compression.prefill in (None, "guided")
-            compression.turn = turn_of(self, messages, kwargs, with_question=with_question)
-        return super().create_chat_completion(messages, *args, **kwargs)
-
-    def sample(self, *args: Any, **kwargs: Any) -> int:
-        """As llama_cpp.Llama.sample, and right after load_session as if the session had never been saved."""
-        if self._restored_logits is None:
-            return int(super().sample(*args, **kwargs))
-        kwargs.pop("idx", None)
-        return session.draw(self._sampler or self._init_sampler(*args, **kwargs), self._restored_logits)
-
-    def reset(self) -> None:
-        """As llama_cpp.Llama.reset."""
-        super().reset()
-        self._restored_logits = None
-
-    def load_state(self, state: llama_cpp.LlamaState) -> None:
-        """As llama_cpp.Llama.load_state."""
-        super().load_state(state)
-        self._restored_logits = None
-        if self._compression is not None:
-            self._compression.run.recorder.forget()
-
-    def save_session(self, path: Union[str, os.PathLike[str]]) -> None:
-        """Write what was read and said so far to a file (docs/session-format.md), a few MB of a compressed cache.
-
-        The file is replaced at once: a kill at any moment leaves the old one or the new one. Raises SessionError.
-        """
-        session.capture(self).save(path)
-
-    load_session = session.LoadSession()
-
-    def digest(
-        self,
-        text: Union[str, Sequence[int]],
-        *,
-        kv_budget: Union[int, float, None] = None,
-        probe: str = "ask",
-        n_questions: int = 140,
-        seed: int = 0,
-    ) -> session.Session:
-        """Read a document once for questions to come; afterwards ask [*session.tokens, *question] as often as you like.
-
-        Args:
-            text: the document, or its tokens.
-            kv_budget: what stays of it, as in the constructor; None: the same.
-            probe: "ask": the model asks itself questions; "repeat": it repeats the document (KVzip, arXiv:2505.23416),
-                cheaper, but of no use to models that copy word by word (compresskv_edge/digest.py).
-            n_questions: that the model asks itself for each thousand tokens, where it asks.
-            seed: of these questions.
-
-        The session is what the cache holds then: save it, or take it in again with load_session. What the cache held
-        before is gone. Raises BudgetError, ContextError, EngineError.
-        """
-        compression = self._require("digest")
-        tokens = self.tokenize(text.encode()) if isinstance(text, str) else list(text)
-        budget = compression.budget if kv_budget is None else kv_budget
-        budgets = compression.run.budgets(compression.mean_of(budget, len(tokens)), len(tokens))
-        digest.digest(self, compression, tokens, digest.Plan(probe, n_questions, seed), budgets)
-        return session.capture(self)
 
     def compress(self, kv_budget: Union[int, float, None] = None) -> None:
         """Compress now, for callers of `eval`; `generate` and all completions do it by themselves.

@@ -33,7 +33,8 @@ def uneven_profile(path: Path, **settings: Any) -> Profile:
 
 def load(path: Path, profile: Profile, budget: Any = 200, type_kv: str = "f16", **options: Any) -> Llama:
     case = Case(str(path), N_PROMPT, type_kv=type_kv)
-    return Llama(str(path), kv_profile=profile, kv_budget=budget, kv_tail=KV_TAIL, **{**case.options(), **options})
+    kv = {"kv_profile": profile, "kv_budget": budget, "kv_tail": KV_TAIL, "kv_protect": False}  # the paper's selection
+    return Llama(str(path), **kv, **{**case.options(), **options})
 
 
 def specified(llm: Llama, profile: Profile, budgets: List[int]) -> List[Any]:

@@ -271,6 +271,18 @@ def test_ram_cache(load: Callable[..., Llama], text: str, monkeypatch: pytest.Mo
     assert min(llm.kv_stats().n_tokens_kept) >= 100
 
 
+def test_disk_cache(load: Callable[..., Llama], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another instance takes the compressed prompt from the disk and runs its end only."""
+    llm, other = load(), load()
+    llm.set_cache(llama_cpp.LlamaDiskCache(str(tmp_path)))
+    first = llm.create_completion(text[:1500], max_tokens=5, temperature=0)
+    other.set_cache(llama_cpp.LlamaDiskCache(str(tmp_path)))
+    counts = count_decoded(other, monkeypatch)
+    other.create_completion(text[:1600], max_tokens=1, temperature=0)
+    assert sum(counts) < 200 < first["usage"]["prompt_tokens"]
+    assert max(other.kv_stats().n_tokens_kept) < 300
+
+
 #
 # memory
 #

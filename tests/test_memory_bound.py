@@ -1,4 +1,4 @@
-"""The KV cache never exceeds budget and tail: bytes as allocated, 24 layers, long prompts, 2000 tokens decoded."""
+"""The KV cache never exceeds budget and tail: bytes as allocated, 24 layers, long prompts, 500 tokens decoded."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def bound(llm: Llama) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["chunked", "guided"])
 def test_peak(mode: str, deep: Path) -> None:
-    options = {"kv_budget": BUDGET, "kv_tail": TAIL, "kv_prefill": mode, "n_ctx": 8192, "verbose": False}
+    options = {"kv_budget": BUDGET, "kv_tail": TAIL, "kv_prefill": mode, "n_ctx": 4096, "verbose": False}
     llm = Llama(str(deep), kv_profile=Profile.uniform(deep), n_threads=1, n_threads_batch=1, **options)
-    generator = llm.generate(prompt(Case("", 3000)), temp=0)
+    generator = llm.generate(prompt(Case("", 1500)), temp=0)
     next(generator)
     after_prompt = llm.kv_stats()
-    for _ in itertools.islice(generator, 2000):
+    for _ in itertools.islice(generator, 500):
         pass
     stats = llm.kv_stats()
-    assert stats.n_tokens_seen >= 5000
+    assert stats.n_tokens_seen >= 2000
     assert stats.kv_bytes == after_prompt.kv_bytes <= bound(llm)
     assert stats.kv_bytes_peak == after_prompt.kv_bytes_peak <= 1.02 * bound(llm)
-    assert stats.kv_bytes_peak < 0.2 * stats.kv_bytes_stock
+    assert stats.kv_bytes_peak < 0.3 * stats.kv_bytes_stock
 
 
 def test_full_prefill_holds_the_prompt(load: Callable[..., Llama]) -> None:

@@ -58,7 +58,7 @@ class Engine:
         threads = n_threads or os.cpu_count() or 1
         sizes = {"n_ctx": n_ctx, "n_batch": CHUNK, "n_ubatch": CHUNK, "n_threads": threads, "n_threads_batch": threads}
         options: dict[str, Any] = {"verbose": False, **(llama_options or {}), **sizes, "swa_full": True}
-        self.llm = Llama(str(self.path), kv_profile=self.profile, kv_budget=1.0, **options)
+        self.llm = Llama(str(self.path), kv_profile=self.profile, kv_budget=1.0, kv_protect=False, **options)
         self.layers = native.model_layers(self.llm.model, self.facts.n_layer)
         self.softcap = float(self.file.metadata.get(f"{self.facts.architecture}.attn_logit_softcapping", 0.0))
         self.render = self._form(use_chat)

@@ -149,8 +149,8 @@ def open_model(
     """The demo model, or the one at the path `model`; flash attention in all cases, so that only the cache differs."""
     options: dict[str, Any] = {"n_ctx": 4096, "n_threads": n_threads, "n_threads_batch": n_threads, "verbose": False}
     if profile is not None:
-        # by default the paper's way, however little memory is free, with no token protected
-        options.update(kv_budget=budget, kv_prefill=prefill, kv_protect=prefill != "full")
+        # the paper's selection, with no token protected; by default its prefill, however little memory is free
+        options.update(kv_budget=budget, kv_prefill=prefill, kv_protect=False)
     return Llama(model or model_path(), kv_profile=profile, flash_attn=True, **options)
 
 
