@@ -94,8 +94,8 @@ class Llama(Conversation, llama_cpp.Llama):
             kv_guide: tokens of the prompt's end that "guided" runs ahead at most, of a chat no more than the last user
                 message.
             allow_calibration: False: kv_profile="auto" raises CalibrationError where it would have to calibrate.
-            rpc_servers: "host:port,host:port": machines that take layers (with n_gpu_layers), as llama.cpp's --rpc; each
-                runs `compresskv rpc-server`. They serve every model of this process from now on.
+            rpc_servers: "host:port,host:port": machines that take layers (with n_gpu_layers), as llama.cpp's --rpc;
+                each runs `compresskv rpc-server`. They serve every model of this process from now on.
             **kwargs: as `llama_cpp.Llama`. With a profile flash attention is on, and sliding-window layers
                 hold their window only (swa_full=False) unless asked otherwise.
 

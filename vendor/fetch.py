@@ -152,7 +152,8 @@ def fetch(tree, pin, cache):
     shutil.rmtree(partial, ignore_errors=True)
     try:
         files = unpack(archive, pin, partial)
-        (partial / STAMP).write_text(json.dumps({"sha256": pin["sha256"], "wanted": WANTED, "files": files}), encoding="utf-8")
+        stamp = {"sha256": pin["sha256"], "wanted": WANTED, "files": files}
+        (partial / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
         shutil.rmtree(tree, ignore_errors=True)  # of another pin, or of less
         partial.rename(tree)
     finally:

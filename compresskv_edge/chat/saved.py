@@ -14,7 +14,6 @@ from typing import Any
 
 from ..errors import ChatError, CompressKVError, EngineError
 from ..gguf_file import GGUF
-from . import snapshot
 from .conversation import Conversation
 from .document import Document
 
@@ -29,7 +28,7 @@ def save(chat: Conversation, name: str) -> Path:
         temporary = kv.with_name(f".{kv.name}.{os.getpid()}.tmp")
         checksum = ""
         if chat.llm.n_tokens:
-            _write_kv(chat, temporary)
+            chat.llm.save_session(temporary)
             checksum = _sha256(temporary)
             os.replace(temporary, kv)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -91,25 +90,11 @@ def _load_kv(chat: Conversation, kv: Path, checksum: str) -> str:
     try:
         if _sha256(kv) != checksum:
             raise EngineError(f"{kv.name} is damaged")
-        _read_kv(chat, kv)
+        chat.llm.load_session(kv)
     except (OSError, CompressKVError) as error:
         chat.llm.reset()
         return f"the cache could not be restored ({error}): the next question reads everything again"
     return f"{chat.llm.n_tokens} tokens are in the cache again, nothing is read anew"
-
-
-def _write_kv(chat: Conversation, path: Path) -> None:
-    if hasattr(chat.llm, "save_session"):
-        chat.llm.save_session(path)
-    else:
-        snapshot.write(chat.llm, path)
-
-
-def _read_kv(chat: Conversation, path: Path) -> None:
-    if hasattr(chat.llm, "load_session"):
-        chat.llm.load_session(path)
-    else:
-        snapshot.restore(chat.llm, path)
 
 
 def _path(name: str) -> Path:
