@@ -81,7 +81,7 @@ class Llama(Conversation, llama_cpp.Llama):
                 the tail is full, so that memory stays at budget and tail. "guided": as chunked, and the prompt's end
                 runs ahead to score each chunk (Finch, arXiv:2408.00167). None: full if that fits `kv_memory`.
             kv_memory: bytes for the KV cache, as an int or "2GB"; None: what is free, less 256 MB.
-            kv_protect: never evict the first 4 tokens (fewer if the budget is below 64) and a chat's system prompt; they
+            kv_protect: never evict the first 4 tokens (fewer of a budget below 64) and a chat's system prompt; they
                 count in the budget.
             kv_guide: tokens of the prompt's end that "guided" runs ahead at most, of a chat no more than the last user
                 message.
