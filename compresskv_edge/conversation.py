@@ -94,7 +94,7 @@ class Conversation(_Base):
             text: the document, or its tokens.
             kv_budget: what stays of it, as in the constructor; None: the same.
             probe: "ask": the model asks itself questions; "repeat": it repeats the document (KVzip, arXiv:2505.23416),
-                cheaper, but of no use to models that copy word by word (compresskv_edge/digest.py).
+                cheaper, but poor on the small models that we could measure (compresskv_edge/digest.py).
             n_questions: that the model asks itself for each thousand tokens, where it asks.
             seed: of these questions.
 

@@ -7,8 +7,9 @@ Two probes tell which tokens later questions will look at; both look through the
     ask     the model asks itself questions about the document and answers them, at random, many times; a token counts
             by the attention that the answers' last tokens pay to it, weighted by how sure the model is of the answer
 
-"repeat" runs the document once more; "ask" decodes a few times its length, one token after the other. On the small
-models of the tests "repeat" finds nothing (docs/lab-notes.md): heads that copy look at every token that they copy.
+"repeat" runs the document once more; "ask" decodes about four times its length, one token after the other. On the two
+small models of the tests later questions find 80 % and 8 % of what the full cache gives after "repeat", all after "ask"
+(docs/lab-notes.md): a head that copies looks at every token that it copies.
 
 The document is probed chunk by chunk, each in an empty cache, so that memory does not grow with it. Then it is read
 from its start, and whenever the tail is full the tokens with the highest scores stay.

@@ -90,7 +90,8 @@ class Llama(Conversation, llama_cpp.Llama):
             kv_rebase: go on where the positions end that the model was trained for: those that no layer holds any more
                 are taken out and the kept keys rotated. `n_ctx` is then how long the text may get, up to 16 million
                 tokens. False: ContextError there.
-            kv_protect: never evict the first 4 tokens and a chat's system prompt; they count in the budget.
+            kv_protect: never evict the first 4 tokens (fewer of a budget below 64) and a chat's system prompt; they
+                count in the budget.
             kv_guide: tokens of the prompt's end that "guided" runs ahead at most, of a chat no more than the last user
                 message.
             allow_calibration: False: kv_profile="auto" raises CalibrationError where it would have to calibrate.

@@ -10,18 +10,20 @@ from typing import Any, List, Tuple
 from .errors import BudgetError, ContextError
 
 N_SINKS = 4  # the first tokens, on which attention rests (StreamingLLM, arXiv:2309.17453)
+_SINK_SHARE = 16  # and no more than one of so many tokens of the budget: in 15 tokens they cost answers
 
 
 @dataclass
 class Protection:
     """What is protected now. `system` are the tokens of the system prompt, `n_system` says how many of them the prompt
-    at hand begins with; `named` are the caller's positions, ascending.
+    at hand begins with; `named` are the caller's positions, ascending; `n_sinks` go with the budget.
     """
 
     automatic: bool = True
     named: Tuple[int, ...] = ()
     system: Tuple[int, ...] = ()
     n_system: int = 0
+    n_sinks: int = N_SINKS
 
     def begin(self, tokens: Sequence[int]) -> None:
         """A prompt begins: how much of the system prompt is in it?"""
@@ -30,7 +32,7 @@ class Protection:
     @property
     def n_first(self) -> int:
         """Tokens from the first on that are protected without being named."""
-        return max(N_SINKS, self.n_system) if self.automatic else 0
+        return max(self.n_sinks, self.n_system) if self.automatic else 0
 
     def positions(self) -> List[int]:
         """All protected positions, ascending."""
@@ -41,6 +43,7 @@ class Protection:
 
         Raises BudgetError for a budget in tokens that does not.
         """
+        self.n_sinks = min(N_SINKS, mean // _SINK_SHARE)
         least = len(self.positions()) + window
         if mean < least and not is_fraction:
             raise BudgetError(

@@ -176,8 +176,9 @@ def _adopt(llm: Llama, session: Session) -> None:
     llm._seed = header.seed
     llm._requires_eval = session.logits.size == 0
     llm._restored_logits = session.logits.copy() if session.logits.size else None
-    if llm._logits_all and session.logits.size:
-        llm.scores[n - 1] = session.logits
+    if llm._logits_all:
+        llm.scores[:n] = 0  # not in the file
+        llm.scores[n - 1] = session.logits if session.logits.size else 0
     if llm._compression is not None:
         llm._compression.current = list(header.budgets)
         llm._compression.protection.named = tuple(header.protected)

@@ -146,11 +146,27 @@ def test_report_and_tables():
 
 def test_command_writes_what_it_prints(monkeypatch, tmp_path, capsys):
     outcome = Outcome("full", 1.0, 512, 0.0, 0, True, "", n_kept=100, kv_bytes=1000)
-    monkeypatch.setattr(needle, "measure", lambda prompts, n_threads: [outcome] * len(prompts))
+    monkeypatch.setattr(needle, "measure", lambda prompts, **_: [outcome] * len(prompts))
     needle.main(["--prompts", "3", "--seed", "5", "--json", str(tmp_path / "new" / "needle.json")])
     results = json.loads((tmp_path / "new" / "needle.json").read_text())
     assert results["overall"][0]["n"] == 3
     assert needle.markdown(results) in capsys.readouterr().out
+
+
+def test_prefill_modes_are_compared_at_the_smallest_budget(monkeypatch):
+    runs = []
+    monkeypatch.setattr(needle, "run_needle", lambda prompts, policy, budget, **_: runs.append((policy, budget)) or [])
+    needle.main(["--prompts", "2", "--prefill"])
+    assert runs == [("full", 1.0), *((policy, needle.BUDGETS[-1]) for policy in needle.PREFILL_MODES)]
+
+
+@pytest.mark.parametrize("mode", ["chunked", "guided"])
+def test_bounded_modes_are_bounded(mode):
+    prompts = [needle.make_prompt(1, lambda text: len(text.split()), n_context=900, depth=0.5)]
+    (outcome,) = needle.run_needle(prompts, f"compresskv_{mode}", 0.12)
+    (whole,) = needle.run_needle(prompts, "compresskv", 0.12)
+    assert outcome.n_kept == whole.n_kept
+    assert outcome.policy == f"compresskv_{mode}"
 
 
 def test_published_results_are_of_the_shipped_profile():
@@ -160,7 +176,7 @@ def test_published_results_are_of_the_shipped_profile():
 
 
 def test_unknown_policy():
-    with pytest.raises(ValueError, match="policy is 'snapkv': use one of full, compresskv, streaming_llm"):
+    with pytest.raises(ValueError, match=r"policy is 'snapkv': use one of full, compresskv, .*, streaming_llm"):
         needle.run_needle([], "snapkv")
 
 

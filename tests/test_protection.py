@@ -61,6 +61,13 @@ def test_common_prefix() -> None:
     assert common_prefix([], [1]) == 0
 
 
+def test_sinks_take_no_more_than_a_sixteenth() -> None:
+    protection = Protection()
+    for mean, n_sinks in ((15, 0), (16, 1), (63, 3), (64, 4), (1000, 4)):
+        protection.mean_budget(mean, 8, is_fraction=False)
+        assert protection.positions() == list(range(n_sinks))
+
+
 #
 # in a model
 #
@@ -69,7 +76,7 @@ def test_common_prefix() -> None:
 def test_sinks_stay_unless_switched_off(load: Callable[..., Llama]) -> None:
     kept = {}
     for protect in (True, False):
-        llm = load(kv_protect=protect, kv_budget=20)
+        llm = load(kv_protect=protect, kv_budget=64)
         next(llm.generate(prompt(Case("", 1500)), temp=0))
         kept[protect] = [llm.kv_kept(il)[:N_SINKS].tolist() for il in range(len(llm._compression.layers))]
     assert all(first == list(range(N_SINKS)) for first in kept[True])
