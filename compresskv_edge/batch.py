@@ -28,7 +28,7 @@ class Batch(Sequences):
     """Several sequences of a loaded model, decoded together.
 
     The tokens are those of one prompt after the other (temperature 0). The weights are read once for all sequences,
-    which pays where reading them is what takes the time; a slow CPU needs four sequences or more to gain anything, as
+    which pays where reading them is what takes the time; a slow CPU needs more than four sequences to gain anything, as
     with stock llama.cpp. A document and its questions gain most: it is read and kept once.
 
         with Batch(llm, n_seq_max=4) as batch:

@@ -225,6 +225,25 @@ def test_removing_one_leaves_the_others(loaded: Callable[..., Llama]) -> None:
     assert [held(llm, context, s) for s in range(3)] == [empty] * 3
 
 
+def test_upstream_shifts_what_is_not_compressed(loaded: Callable[..., Llama]) -> None:
+    llm = loaded()
+    logits = []
+    for compressed in (False, True):
+        context = Context(llm, 2)
+        for seq_id in (0, 1):
+            context.read(seq_id, prompt_of(seq_id))
+        if compressed:
+            keep(llm, context, 0)
+            before = context.follow(0, NEXT, LENGTHS[0])
+            assert llama_cpp.llama_memory_seq_rm(context.memory, 0, LENGTHS[0], -1)
+        assert llama_cpp.llama_memory_seq_rm(context.memory, 1, 10, 60)
+        llama_cpp.llama_memory_seq_add(context.memory, 1, 60, -1, -50)
+        llama_cpp.llama_memory_seq_add(context.memory, 0, 60, -1, -50 if compressed else 0)  # refused
+        logits.append(context.follow(1, NEXT, LENGTHS[1] - 50))
+    np.testing.assert_allclose(*logits, atol=0.05)
+    np.testing.assert_allclose(context.follow(0, NEXT, LENGTHS[0]), before, atol=0.05)
+
+
 def test_protected_positions_are_those_of_their_sequence(loaded: Callable[..., Llama]) -> None:
     llm = loaded()
     context = Context(llm, 2)

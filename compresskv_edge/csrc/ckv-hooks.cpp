@@ -44,7 +44,12 @@ llama_ckv_ptr ckv_create(llama_kv_cache & kv, uint32_t & kv_size) {
 bool ckv_unified(const llama_model & model, uint32_t n_seq_max, bool unified) {
     ckv_settings settings;
 
-    return unified || (n_seq_max > 1 && ckv_find_settings(&model, settings));
+    if (unified || n_seq_max < 2 || !ckv_find_settings(&model, settings)) {
+        return unified;
+    }
+    LLAMA_LOG_INFO("%s: %u compressed sequences are in one buffer: kv_unified = true\n", __func__, n_seq_max);
+
+    return true;
 }
 
 void ckv_adopt(llama_ckv * ckv) {
