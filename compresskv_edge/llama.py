@@ -242,7 +242,7 @@ class Llama(Conversation, llama_cpp.Llama):
 
     def _rebase_for(self, compression: Compression, n_tokens: int) -> None:
         if self._rebase is not None:
-            self._rebase.make_room(n_tokens, compression.current)
+            self._rebase.make_room(n_tokens, lambda: self._evict(compression, ()))
 
     def _evict(self, compression: Compression, guide: Sequence[int]) -> None:
         if not guide:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from . import native
-from .errors import ContextError, UnsupportedModelError
+from .errors import ContextError, PolicyError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from .llama import Llama
@@ -37,7 +37,7 @@ class Rebase:
     """What kv_rebase=True adds to a Llama. `n_ctx` stays the tokens of the text; the context has `limit` positions."""
 
     def __init__(self, llm: Llama) -> None:
-        """Before the context is created: size it. Raises UnsupportedModelError, ContextError."""
+        """Before the context is created: size it. Raises UnsupportedModelError, PolicyError, ContextError."""
         import llama_cpp
 
         self._llm = llm
@@ -47,6 +47,12 @@ class Rebase:
         if llama_cpp.llama_model_rope_type(llm.model) < 0:
             name = llm._model.metadata().get("general.architecture", "")
             raise UnsupportedModelError(f"kv_rebase=True: architecture {name!r} has no rotary positions to re-base")
+        compression = llm._compression
+        if compression is not None and not compression.run.recorder.idle:
+            raise PolicyError(
+                f"kv_rebase=True: kv_policy={compression.policy!r} writes queries down, which cannot be re-based: use "
+                "'compresskv', or kv_rebase=False"
+            )
         self.limit = min(self.n_ctx, trained_limit(llm))
         llm.context_params.n_ctx = self.limit
 
@@ -64,11 +70,11 @@ class Rebase:
         """Whether n_tokens more need no re-base."""
         return self.position() + n_tokens <= self.limit
 
-    def make_room(self, n_tokens: int, budgets: Sequence[int]) -> None:
-        """Re-base if n_tokens more do not fit. budgets: (n_layer,) of the compression that comes before."""
+    def make_room(self, n_tokens: int, evict: Callable[[], None]) -> None:
+        """Re-base if n_tokens more do not fit, after an eviction, so that there are gaps to close."""
         if self.fits(n_tokens):
             return
-        native.compress(self._llm.ctx, budgets)
+        evict()
         native.rebase(self._llm.ctx, self.limit - max(n_tokens, self.limit // 4))
 
 

@@ -11,7 +11,7 @@ native.offer_library()
 
 import llama_cpp  # noqa: E402  (after the environment names our library)
 
-from .errors import BudgetError, ContextError, EngineError  # noqa: E402
+from .errors import BudgetError, ContextError, EngineError, PolicyError  # noqa: E402
 
 if TYPE_CHECKING:
     from .llama import Llama
@@ -33,12 +33,17 @@ class Sequences:
         """n_seq_max: sequences at a time, 1 to 256. The other options are those of `llm`: `n_ctx` is the positions of
         each sequence (without kv_profile, the tokens of all).
 
-        Raises BudgetError for a bad n_seq_max, EngineError if the context cannot be created.
+        Raises BudgetError for a bad n_seq_max, PolicyError, EngineError if the context cannot be created.
         """
         if isinstance(n_seq_max, bool) or not isinstance(n_seq_max, int) or not 1 <= n_seq_max <= 256:
             raise BudgetError(f"n_seq_max is {n_seq_max!r}: use 1 to 256 sequences")
         self._llm = llm
         self._compression = llm._compression
+        if self._compression is not None and not self._compression.run.native:
+            raise PolicyError(
+                f"kv_policy={self._compression.policy!r} is not scored by the library, which several sequences need: use "
+                "'compresskv', or one prompt after the other"
+            )
         params = llama_cpp.llama_context_params.from_buffer_copy(llm.context_params)
         params.n_seq_max = n_seq_max
         params.n_outputs_max = n_seq_max

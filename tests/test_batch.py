@@ -8,7 +8,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from compresskv_edge import Batch, Llama, native
-from compresskv_edge.errors import BudgetError, ContextError
+from compresskv_edge.errors import BudgetError, ContextError, PolicyError
 
 HAY = "The survey confirms the limits of the first experiment, and no further comment is made. "
 QUESTION = "\n\nQuestion: Which code opens the amber lantern? Answer:"
@@ -108,6 +108,14 @@ def test_mistakes_get_a_sentence(open_llm: Callable[..., Llama]) -> None:
         for seq_id in kept:
             batch.drop(seq_id)
         assert len(batch.complete(["a b c"], max_tokens=3)) == 1
+
+
+def test_a_policy_that_the_library_does_not_score(open_llm: Callable[..., Llama]) -> None:
+    llm = open_llm(kv_policy="h2o", n_ctx=512)
+    with pytest.raises(PolicyError, match="kv_policy='h2o'.*several sequences"):
+        Batch(llm)
+    with pytest.raises(PolicyError, match="kv_rebase=True: kv_policy='h2o'"):
+        open_llm(kv_policy="h2o", n_ctx=512, kv_rebase=True)
 
 
 def test_closing_the_model_closes_the_batch(open_llm: Callable[..., Llama]) -> None:
