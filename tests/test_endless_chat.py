@@ -45,7 +45,7 @@ def candidate(**options: Any) -> Llama:
     ranked = tuple(tuple(row) for row in np.argsort(-scores, axis=1, kind="stable").tolist())
     settings = uniform.settings.model_copy(update={"n_heads": 2})
     profile = uniform.model_copy(update={"heads_ranked": ranked, "settings": settings})
-    options = {"kv_budget": BUDGET, "kv_tail": TAIL, "n_ctx": 10240, "verbose": False, **options}
+    options = {"kv_budget": BUDGET, "kv_tail": TAIL, "n_ctx": 10240, "kv_rebase": True, "verbose": False, **options}
     return Llama(str(path), kv_profile=profile, n_threads=1, n_threads_batch=1, **options)
 
 

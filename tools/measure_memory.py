@@ -36,7 +36,7 @@ def load(options, mode, n_ctx, **more):
     shared = {"n_threads": options.threads, "n_threads_batch": options.threads, "verbose": False}
     if mode != "stock":
         shared |= {"kv_profile": uniform_profile(Path(options.model)), "kv_budget": options.budget}
-        shared |= {"kv_tail": options.tail, "kv_prefill": mode, "kv_guide": 32}
+        shared |= {"kv_tail": options.tail, "kv_prefill": mode, "kv_guide": 32, "kv_rebase": True}
     return Llama(options.model, n_ctx=n_ctx, flash_attn=True, **shared, **more)
 
 
