@@ -1,0 +1,57 @@
+"""What clients may send: llama-cpp-python's request types, and what OpenAI's clients send beyond them."""
+
+# no `from __future__ import annotations`: pydantic evaluates the annotations
+
+from typing import Any, Dict, List, Optional, Union
+
+from llama_cpp.server.types import CreateChatCompletionRequest, CreateCompletionRequest
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+
+class StreamOptions(BaseModel):
+    """As OpenAI's."""
+
+    include_usage: bool = Field(default=False, description="Whether the last chunk carries the usage, with no choices.")
+
+
+class _Beyond(BaseModel):
+    stream_options: Optional[StreamOptions] = None
+    n: Optional[int] = Field(default=1, ge=1, le=1, description="Answers; only one is possible.")
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionRequest(_Beyond, CreateCompletionRequest):
+    """POST /v1/completions."""
+
+    @field_validator("prompt", mode="after")
+    @classmethod
+    def _one_prompt(cls, value: Union[str, List[str]]) -> str:
+        if isinstance(value, list) and len(value) > 1:
+            raise ValueError(f"prompt has {len(value)} texts: send one a request")
+        return value if isinstance(value, str) else "".join(value)
+
+
+class ChatRequest(_Beyond, CreateChatCompletionRequest):
+    """POST /v1/chat/completions."""
+
+    messages: List[Dict[str, Any]] = Field(min_length=1, description="The conversation.")
+    max_completion_tokens: Optional[int] = Field(default=None, ge=1, description="OpenAI's newer name of max_tokens.")
+
+    @model_validator(mode="after")
+    def _readable(self) -> "ChatRequest":
+        if self.max_completion_tokens is not None:
+            self.max_tokens = self.max_completion_tokens
+        for index, message in enumerate(self.messages):
+            if not isinstance(message.get("role"), str):
+                raise ValueError(f"messages[{index}] has no role")
+        return self
+
+
+# fields that are ours or the protocol's and not arguments of llama_cpp.Llama
+NOT_ARGUMENTS = {
+    *("n", "best_of", "logit_bias_type", "user", "min_tokens", "stream_options", "max_completion_tokens"),
+}
