@@ -24,7 +24,8 @@ def replace_llama() -> None:
 
     import llama_cpp  # isort: skip
 
-    holders = sorted(_modules_with(Llama.__base__))
+    stock = next(each for each in Llama.__mro__ if each.__module__.startswith("llama_cpp."))
+    holders = sorted(_modules_with(stock))
     if holders:
         raise LibraryError(
             f"{', '.join(holders)} imported llama_cpp's own Llama already: "
