@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, List, Optional, Tuple, Union
 
@@ -74,6 +76,14 @@ class Compression:
             )
         if isinstance(self.guide_tokens, bool) or not isinstance(self.guide_tokens, int) or self.guide_tokens < 1:
             raise BudgetError(f"kv_guide is {self.guide_tokens!r}: use 1 token or more")
+
+    def copy(self) -> Compression:
+        """For other texts than the model's own: what is protected and asked is found in them anew."""
+        other = copy.copy(self)
+        other.run = Run(self.run.spec, other)
+        other.protection = replace(self.protection, system=(), n_system=0)
+        other.turn = Turn()
+        return other
 
     @property
     def window(self) -> int:

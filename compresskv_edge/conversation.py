@@ -73,8 +73,11 @@ class Conversation(_Base):
     def save_session(self, path: Union[str, os.PathLike[str]]) -> None:
         """Write what was read and said so far to a file (docs/session-format.md), a few MB of a compressed cache.
 
-        The file is replaced at once: a kill at any moment leaves the old one or the new one. Raises SessionError.
+        The file is replaced at once: a kill at any moment leaves the old one or the new one. Raises SessionError, and
+        PolicyError for a kv_policy that goes by more than the cache holds.
         """
+        if self._compression is not None:
+            self._compression.run.must_not_record("save_session")
         session.capture(self).save(path)
 
     load_session = session.LoadSession()
@@ -99,9 +102,10 @@ class Conversation(_Base):
             seed: of these questions.
 
         The session is what the cache holds then: save it, or take it in again with load_session. What the cache held
-        before is gone. Raises BudgetError, ContextError, EngineError.
+        before is gone. Raises BudgetError, ContextError, PolicyError, EngineError.
         """
         compression = self._require("digest")
+        compression.run.must_not_record("digest")
         tokens = self.tokenize(text.encode()) if isinstance(text, str) else list(text)
         budget = compression.budget if kv_budget is None else kv_budget
         budgets = compression.run.budgets(compression.mean_of(budget, len(tokens)), len(tokens))

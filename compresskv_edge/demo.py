@@ -28,6 +28,7 @@ from .llama import KVStats, Llama
 BUDGET = 0.12  # what the demo model bears: docs/results/needle.json
 N_TOKENS = 3700  # of the prompt; the model ends at 4096
 SEED = 1
+N_QUESTIONS = 5
 
 N_CELLS = 36  # of the picture of what was kept
 
@@ -95,7 +96,7 @@ def model_path() -> str:
 def run(
     budget: int | float | None = None,
     *,
-    n_questions: int = 5,
+    n_questions: int = N_QUESTIONS,
     json_path: Path | None = None,
     console: Console | None = None,
 ) -> int:
@@ -130,10 +131,12 @@ def _progress(n_steps: int, console: Console) -> Iterator[Callable[[str], None]]
 #
 
 
-def measure(budget: int | float, n_questions: int = 5, step: Callable[[str], None] = lambda phase: None) -> Result:
+def measure(
+    budget: int | float, n_questions: int = N_QUESTIONS, step: Callable[[str], None] = lambda phase: None
+) -> Result:
     """Ask every question with both caches, then time both on the last prompt. `step` is told of each thing done."""
     full, compressed = _open(), _open(kv_profile="tiny-needle2", kv_budget=budget, kv_prefill="full")
-    placed = _facts(n_questions)
+    placed = facts(n_questions)
     document = haystack.document(random.Random(SEED), [(d, f.sentence) for d, f in placed], N_TOKENS - 40, _count(full))
     answers = []
     for depth, fact in placed:
@@ -154,12 +157,12 @@ def _open(**kv: Any) -> Llama:
     return Llama(model_path(), n_ctx=4096, n_threads=1, n_threads_batch=n_threads_batch, verbose=False, **kv)
 
 
-def _facts(n: int) -> list[tuple[float, haystack.Fact]]:
+def facts(n: int = N_QUESTIONS) -> list[tuple[float, haystack.Fact]]:
     """(depth, fact) of n different facts, spread evenly over the document."""
     rng = random.Random(SEED)
     kinds = [haystack.KINDS[i % len(haystack.KINDS)] for i in range(n)]
-    facts = haystack.draw_facts(rng, kinds)
-    return [((i + 0.5) / n, fact) for i, fact in enumerate(facts)]
+    drawn = haystack.draw_facts(rng, kinds)
+    return [((i + 0.5) / n, fact) for i, fact in enumerate(drawn)]
 
 
 def _count(llm: Llama) -> haystack.TokenCounter:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from . import native, scoring
 from .errors import BudgetError, ContextError, EngineError
+from .rebase import check_positions
 from .session import last_logits
 from .topk import top_k_indices
 
@@ -80,6 +81,8 @@ def _check(llm: Llama, compression: Compression, tokens: Sequence[int], plan: Pl
         raise ContextError(f"a document of {len(tokens)} tokens is no longer than the window: nothing to digest")
     if len(tokens) >= llm.n_ctx():
         raise ContextError(f"a document of {len(tokens)} tokens does not fit n_ctx = {llm.n_ctx()}: raise n_ctx")
+    if llm._rebase is None:
+        check_positions(len(tokens), llm._n_positions)
     if plan.probe not in PROBES:
         raise BudgetError(f"probe is {plan.probe!r}: use {' or '.join(PROBES)}")
     if plan.n_questions < 1:
@@ -197,7 +200,7 @@ def _answer(llm: Llama) -> float:
 
 
 def _pooled(compression: Compression, values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    settings = compression.profile.settings
+    settings = compression.attached.settings
     return scoring.pool(values, settings.kernel, settings.pooling)
 
 
@@ -224,7 +227,8 @@ def _back(llm: Llama, n_tokens: int) -> None:
 
 def _read(llm: Llama, compression: Compression, tokens: Sequence[int], scores: Scores, budgets: List[int]) -> None:
     """Decode the document; keep the best tokens so far whenever the tail is full, and at the end."""
-    bounded = compression.choose_prefill(len(tokens), llm.n_ctx(), native.stats(llm.ctx)) != "full"
+    mode = compression.choose_prefill(len(tokens), llm.n_ctx(), native.stats(llm.ctx))
+    bounded = mode != "full" or not llm._fits(len(tokens))
     if bounded:
         native.reserve(llm.ctx, budgets)
     else:
@@ -232,6 +236,8 @@ def _read(llm: Llama, compression: Compression, tokens: Sequence[int], scores: S
     rest = list(tokens)
     while rest:
         room = compression.tail - native.stats(llm.ctx).n_tail_used if bounded else len(rest)
+        if llm._rebase is not None:
+            llm._rebase.make_room(len(rest[:room]), lambda: None)  # the gaps are there: _keep has just been
         _decode(llm, rest[:room])
         rest = rest[room:]
         _keep(llm, compression, scores, budgets)

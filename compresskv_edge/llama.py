@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 from typing import Any, Generator, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
@@ -96,7 +97,7 @@ class Llama(Conversation, llama_cpp.Llama):
                 message.
             allow_calibration: False: kv_profile="auto" raises CalibrationError where it would have to calibrate.
             rpc_servers: "host:port,host:port": machines that take layers (with n_gpu_layers), as llama.cpp's --rpc;
-                each runs `compresskv rpc-server`. They serve every model of this process from now on.
+                each runs `compresskv rpc-server`.
             **kwargs: as `llama_cpp.Llama`. With a profile flash attention is on, and sliding-window layers
                 hold their window only (swa_full=False) unless asked otherwise.
 
@@ -110,9 +111,7 @@ class Llama(Conversation, llama_cpp.Llama):
             ValueError: as `llama_cpp.Llama`.
         """
         native.library()
-        if rpc_servers is not None:
-            rpc.add_servers(rpc_servers)
-        rpc.check_servers()
+        self._rpc_servers = rpc.add_servers(rpc_servers)
         self._n_lost = rpc.n_lost()
         if kv_profile is None and kv_policy != "compresskv":
             kv_profile = Profile.uniform(model_path)
@@ -136,6 +135,20 @@ class Llama(Conversation, llama_cpp.Llama):
             raise EngineError(f"{error}: {native.last_error()}") from error
         if self._rebase is not None:
             self._rebase.install()
+
+    # Assigned by the base class before it loads the model. llama.cpp would ask every server of the process, of other
+    # models as well.
+    @property
+    def model_params(self) -> Any:
+        """llama_model_params, as in llama_cpp.Llama."""
+        return self.__dict__["_model_params"]
+
+    @model_params.setter
+    def model_params(self, params: Any) -> None:
+        self.__dict__["_model_params"] = params
+        self._devices = rpc.devices(self._rpc_servers)  # kept: C holds a pointer to it
+        if self._devices is not None:
+            params.devices = ctypes.cast(self._devices, ctypes.c_void_p)
 
     # The base class creates the model and then the context, in one go. The profile must hang on the model before the
     # context is created, so that the full cache is never allocated: that moment is this assignment.
@@ -164,7 +177,7 @@ class Llama(Conversation, llama_cpp.Llama):
         hold more than budget and tail. Raises ContextError if the tokens do not fit n_ctx, EngineError if `n_tokens`
         was set back into compressed tokens, or if an RPC server is lost.
         """
-        with rpc.watch(self._ctx.ctx, self._n_lost):
+        with rpc.watch(self._ctx.ctx, self._rpc_servers, self._n_lost):
             self._eval(tokens)
 
     def _eval(self, tokens: Sequence[int]) -> None:
@@ -274,7 +287,8 @@ class Llama(Conversation, llama_cpp.Llama):
         if all are kept. Raises BudgetError, EngineError.
         """
         compression = self._require("compress")
-        mean = compression.mean_of(compression.budget if kv_budget is None else kv_budget, self.n_tokens)
+        budget = compression.budget if kv_budget is None else kv_budget
+        mean = compression.mean_of(budget, self.n_tokens, evicts=compression.run.policy.evicts)
         native.protect(self._ctx.ctx, compression.protected)
         compression.run.at_prompt_end(self, mean, force=True)
 
@@ -314,6 +328,7 @@ class Llama(Conversation, llama_cpp.Llama):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
+        state["rpc_servers"] = ",".join(self._rpc_servers) or None
         if self._compression is not None:
             state["kv_profile"] = self._compression.profile
             state["kv_budget"] = self._compression.budget

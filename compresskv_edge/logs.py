@@ -59,6 +59,8 @@ def configure(verbose: int = 0, *, quiet: bool = False) -> None:
     ours.setLevel(logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
     # an error of llama.cpp becomes an exception, whose message tells it
     theirs.setLevel(logging.DEBUG if verbose > 1 else logging.CRITICAL if quiet else logging.ERROR)
+    # what pypdf says of a broken file stands in our error
+    logging.getLogger("pypdf").setLevel(logging.DEBUG if verbose > 1 else logging.CRITICAL)
     warnings.showwarning = _warn
     _stderr_of_old()
 

@@ -7,11 +7,12 @@ has neither passwords nor encryption (as llama.cpp says): for trusted networks o
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import logging
 import os
 import socket
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import cffi
 
@@ -21,7 +22,7 @@ from .errors import EngineError, LibraryError
 log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5.0
-_CPU = 0  # enum ggml_backend_dev_type
+_CPU, _GPUS = 0, (1, 2)  # enum ggml_backend_dev_type; the second GPU is an integrated one
 
 # ggml/include/ggml-backend.h and ggml-rpc.h; `ckv_n_lost` is ours (patches/0004-rpc.patch)
 _DECLARATIONS = """
@@ -29,16 +30,23 @@ _DECLARATIONS = """
     void * ggml_backend_reg_get_proc_address(void * reg, const char * name);
     void   ggml_backend_register(void * reg);
     void * ggml_backend_dev_by_type(int type);
+    size_t ggml_backend_dev_count(void);
+    void * ggml_backend_dev_get(size_t index);
+    int    ggml_backend_dev_type(void * device);
+    void * ggml_backend_dev_backend_reg(void * device);
+    const char * ggml_backend_reg_name(void * reg);
+    size_t ggml_backend_reg_dev_count(void * reg);
+    void * ggml_backend_reg_dev_get(void * reg, size_t index);
 """
 _ADD_SERVER = "void * (*)(const char *)"
 _START_SERVER = "void (*)(const char *, const char *, size_t, size_t, void **)"
 _N_LOST = "int (*)(void)"
 
-_endpoints: List[str] = []  # registered in this process; ggml has no way back
+_registered: Dict[str, Any] = {}  # endpoint -> ggml's registration, for as long as the process lives
 
 
-def add_servers(servers: str) -> None:
-    """Make the devices of RPC servers known to llama.cpp, for every model that this process loads from now on.
+def add_servers(servers: Optional[str]) -> List[str]:
+    """Make the devices of RPC servers known to llama.cpp; returns their endpoints. None: no servers.
 
     Args:
         servers: "host:port,host:port", as llama.cpp's --rpc.
@@ -47,37 +55,56 @@ def add_servers(servers: str) -> None:
         EngineError: no server answers at an address, or not a server of this protocol version.
         LibraryError: this build has no RPC backend.
     """
-    for endpoint in parse(servers):
-        if endpoint in _endpoints:
+    endpoints = [] if servers is None else parse(servers)
+    for endpoint in endpoints:
+        _check_reachable(endpoint)  # llama.cpp would end the process
+        if endpoint in _registered:
             continue
-        _check_reachable(endpoint)
         reg = _function("ggml_backend_rpc_add_server", _ADD_SERVER)(endpoint.encode())
         if not reg:
-            raise EngineError(
-                f"{endpoint} answers, but offers no device: is it an RPC server of this llama.cpp version?"
-            )
+            raise EngineError(f"{endpoint} answers but offers no device: is it an RPC server of this llama.cpp?")
         _ggml()[1].ggml_backend_register(reg)
-        _endpoints.append(endpoint)
+        _registered[endpoint] = reg
+    return endpoints
 
 
-def check_servers() -> None:
-    """Raises EngineError if a server that this process uses does not answer: llama.cpp would end the process."""
-    for endpoint in _endpoints:
-        _check_reachable(endpoint)
+def devices(endpoints: Sequence[str]) -> Optional[Any]:
+    """For llama_model_params.devices: these servers' devices, then this machine's GPUs; NULL ends the array.
+
+    None where llama.cpp's own choice is the same: no server is registered in this process.
+    """
+    if not _registered:
+        return None
+    ffi, lib = _ggml()
+    chosen = [
+        lib.ggml_backend_reg_dev_get(_registered[endpoint], i)
+        for endpoint in endpoints
+        for i in range(lib.ggml_backend_reg_dev_count(_registered[endpoint]))
+    ]
+    everything = (lib.ggml_backend_dev_get(i) for i in range(lib.ggml_backend_dev_count()))
+    chosen += [device for device in everything if _is_local_gpu(device)]
+    addresses = [int(ffi.cast("uintptr_t", device)) for device in chosen]
+    return (ctypes.c_void_p * (len(addresses) + 1))(*addresses, None)
+
+
+def _is_local_gpu(device: Any) -> bool:
+    ffi, lib = _ggml()
+    reg = ffi.string(lib.ggml_backend_reg_name(lib.ggml_backend_dev_backend_reg(device)))
+    return lib.ggml_backend_dev_type(device) in _GPUS and not reg.startswith(b"RPC")
 
 
 def n_lost() -> int:
     """Connections to servers that broke since the process started."""
-    return int(_function("ckv_n_lost", _N_LOST)()) if _endpoints else 0
+    return int(_function("ckv_n_lost", _N_LOST)()) if _registered else 0
 
 
 @contextlib.contextmanager
-def watch(ctx: Any, n_lost_before: int) -> Iterator[None]:
+def watch(ctx: Any, endpoints: Sequence[str], n_lost_before: int) -> Iterator[None]:
     """Around a decode of `ctx`: EngineError if a connection has broken since there were `n_lost_before` of them.
 
     llama.cpp itself would end the process, see patches/0004-rpc.patch. Costs nothing without RPC servers.
     """
-    if not _endpoints:
+    if not endpoints:
         yield
         return
     try:
@@ -86,7 +113,7 @@ def watch(ctx: Any, n_lost_before: int) -> Iterator[None]:
         _binding().llama_synchronize(ctx)  # results are on their way until then
         if n_lost() != n_lost_before:
             raise EngineError(
-                f"the connection to an RPC server ({', '.join(_endpoints)}) broke and the cache is lost: start the "
+                f"the connection to an RPC server ({', '.join(endpoints)}) broke and the cache is lost: start the "
                 "server again, then load the model again"
             )
 
@@ -107,7 +134,7 @@ def serve(host: str = "127.0.0.1", port: int = 50052, *, n_threads: Optional[int
     _check_free(host, port)
     ffi, lib = _ggml()
     start = _function("ggml_backend_rpc_start_server", _START_SERVER)
-    devices = [lib.ggml_backend_dev_by_type(kind) for kind in (1, 2)]  # GPU, integrated GPU
+    devices = [lib.ggml_backend_dev_by_type(kind) for kind in _GPUS]
     devices = [device for device in devices if device] or [lib.ggml_backend_dev_by_type(_CPU)]
     start(
         f"{host}:{port}".encode(),

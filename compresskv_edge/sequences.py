@@ -38,11 +38,11 @@ class Sequences:
         if isinstance(n_seq_max, bool) or not isinstance(n_seq_max, int) or not 1 <= n_seq_max <= 256:
             raise BudgetError(f"n_seq_max is {n_seq_max!r}: use 1 to 256 sequences")
         self._llm = llm
-        self._compression = llm._compression
+        self._compression = llm._compression.copy() if llm._compression is not None else None
         if self._compression is not None and not self._compression.run.native:
             raise PolicyError(
-                f"kv_policy={self._compression.policy!r} is not scored by the library, which several sequences need: use "
-                "'compresskv', or one prompt after the other"
+                f"kv_policy={self._compression.policy!r} is not scored by the library, which several sequences need: "
+                "use 'compresskv', or one prompt after the other"
             )
         params = llama_cpp.llama_context_params.from_buffer_copy(llm.context_params)
         params.n_seq_max = n_seq_max
@@ -134,7 +134,10 @@ class Sequences:
         if compression is None:
             self._decode_all(seq_id, tokens)
             return
+        compression.protection.named = self._llm._require("protect").protection.named
+        compression.begin(tokens)
         budgets = self._budgets[seq_id] = compression.budgets(len(tokens))
+        native.protect(self.ctx, compression.protected, seq_id)
         mode = compression.choose_prefill(len(tokens), self._n_ctx, native.stats(self.ctx))
         if mode == "full":
             native.prompt_begin(self.ctx, len(tokens), seq_id)
@@ -217,5 +220,11 @@ class Sequences:
 
     def _check_room(self, seq_id: int, n_tokens: int) -> None:
         n_total = self._n_past[seq_id] + n_tokens
+        limit = self._llm._n_positions
+        if self._compression is not None and n_total > limit:
+            raise ContextError(
+                f"Requested tokens ({n_total}) exceed the {limit} positions that the model was trained for, and "
+                "several sequences are not re-based: shorten the prompt, or use Llama with kv_rebase=True"
+            )
         if n_total > self._n_ctx:
             raise ContextError(f"Requested tokens ({n_total}) exceed context window of {self._n_ctx}: raise n_ctx")

@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from . import session_file
+from . import native, session_file
 from .errors import ContextError, SessionError
-from .session_header import Header, describe, differences
+from .session_header import Header, describe, differences, saved_policy
 
 if TYPE_CHECKING:
+    from .compression import Compression
     from .llama import Llama
 
 SessionSource = Union[str, "os.PathLike[str]", "Session"]
@@ -180,9 +181,17 @@ def _adopt(llm: Llama, session: Session) -> None:
         llm.scores[:n] = 0  # not in the file
         llm.scores[n - 1] = session.logits if session.logits.size else 0
     if llm._compression is not None:
-        llm._compression.current = list(header.budgets)
-        llm._compression.protection.named = tuple(header.protected)
-        llm._compression.protection.system = tuple(header.system_tokens)
+        _adopt_compression(llm, llm._compression, session)
+
+
+def _adopt_compression(llm: Llama, compression: Compression, session: Session) -> None:
+    header, protection = session.header, compression.protection
+    same = saved_policy(header) == compression.policy
+    compression.current = list(header.budgets) if same else []  # another policy chooses its own
+    protection.named, protection.system = tuple(header.protected), tuple(header.system_tokens)
+    protection.n_sinks = header.n_sinks
+    protection.begin(session.tokens.tolist())
+    native.protect(llm.ctx, compression.protected)
 
 
 #

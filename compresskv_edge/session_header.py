@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from . import __version__, native
 from .gguf_file import GGUF
+from .policies.run import DEFAULT, attached_profile
+from .protection import N_SINKS
 
 if TYPE_CHECKING:
     from .llama import Llama
@@ -40,6 +42,7 @@ class Header(BaseModel):
     budgets: List[int]
     protected: List[int]
     system_tokens: List[int]
+    n_sinks: int = N_SINKS
 
 
 def model_hash(llm: Llama) -> str:
@@ -83,6 +86,7 @@ def describe(llm: Llama) -> Header:
         budgets=compression.current if compression else [],
         protected=list(compression.protection.named) if compression else [],
         system_tokens=list(compression.protection.system) if compression else [],
+        n_sinks=compression.protection.n_sinks if compression else 0,
     )
 
 
@@ -120,9 +124,36 @@ def differences(llm: Llama, header: Header) -> Iterator[str]:
     profile = llm._compression.profile if llm._compression else None
     if header.profile_hash != _hash_profile(profile):
         yield f"another profile: saved with {_profile_name(header)}; load the model with kv_profile=<that one>"
+    else:
+        yield from _other_policy(llm, header)
     for name, value in _context(llm).items():
         if header.context.get(name) != value:
             yield f"{name} was {header.context.get(name)!r}, is {value!r}: load the model with the same {name}"
+
+
+def saved_policy(header: Header) -> str:
+    """The kv_policy of the instance that was saved."""
+    return str(header.options.get("kv_policy", DEFAULT))
+
+
+def _other_policy(llm: Llama, header: Header) -> Iterator[str]:
+    """Policies may differ, but not in what they need beside keys and values."""
+    compression, policy = llm._compression, saved_policy(header)
+    if compression is None:
+        return
+    if not compression.run.recorder.idle:
+        yield (
+            f"kv_policy={compression.run.spec!r} writes queries down, which a session does not hold: load the model "
+            f"with kv_policy={policy!r}"
+        )
+        return
+    budget = header.options.get("kv_budget")
+    window = attached_profile(policy, compression.profile, budget).settings.window
+    if window != compression.window:
+        yield (
+            f"the observation window was {window} tokens, is {compression.window}: load the model with the same policy "
+            f"and budget, kv_policy={policy!r}, kv_budget={budget!r}"
+        )
 
 
 def _profile_name(header: Header) -> str:

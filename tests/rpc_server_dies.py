@@ -33,4 +33,6 @@ with contextlib.suppress(OSError):  # until the dying process has left its port
     while True:
         host, port = endpoint.split(":")
         socket.create_connection((host, int(port))).close()
-attempt(lambda: Llama(model, n_ctx=512, verbose=False))
+attempt(lambda: Llama(model, rpc_servers=endpoint, n_ctx=512, verbose=False))
+Llama(model, n_ctx=512, n_threads=1, verbose=False).eval([5])  # a model of its own asks no server
+print("alone")

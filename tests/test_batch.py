@@ -54,6 +54,32 @@ def test_together_is_one_by_one(options: Any, open_llm: Callable[..., Llama]) ->
     assert sum(str(code) in answer for code, answer in zip((4817, 2605, 9143, 7328, 1096), want)) >= 3
 
 
+def test_each_sequence_keeps_what_the_model_alone_keeps(open_llm: Callable[..., Llama]) -> None:
+    """Sinks and named positions are protected in every sequence, whatever the model's own text protects."""
+    llm = open_llm(kv_budget=128)
+    llm.create_chat_completion([{"role": "system", "content": HAY}, {"role": "user", "content": HAY}], max_tokens=1)
+    assert llm._compression.protection.n_system > 20
+    llm.protect([range(40, 44)])
+    chat = llm.kv_kept(0).tolist()
+    with Batch(llm, n_seq_max=2) as batch:
+        seq_ids = [batch.read(prompt) for prompt in PROMPTS[:2]]
+        assert llm.kv_kept(0).tolist() == chat
+        together = [[native.positions(batch.ctx, il, seq_id).tolist() for il in range(5)] for seq_id in seq_ids]
+    for prompt, kept in zip(PROMPTS, together):
+        llm.reset()
+        next(llm.generate(llm.tokenize(prompt.encode()), temp=0))
+        assert kept == [llm.kv_kept(il).tolist() for il in range(5)]
+        assert all({0, 1, 2, 3, 40, 41, 42, 43} <= set(positions) for positions in kept)
+
+
+@pytest.mark.parametrize("kv_rebase", [False, True])
+def test_the_stop_at_the_trained_context(kv_rebase: bool, open_llm: Callable[..., Llama]) -> None:
+    with Batch(open_llm(n_ctx=8192, kv_rebase=kv_rebase), n_seq_max=1) as batch:
+        with pytest.raises(ContextError, match="exceed the 4096 positions that the model was trained for"):
+            batch.read([65] * 4097)
+        assert batch.n_tokens(batch.read([65] * 300)) == 300
+
+
 def test_without_a_profile_it_is_stock(open_llm: Callable[..., Llama]) -> None:
     llm = open_llm(kv_profile=None, kv_budget=None, n_ctx=4096)
     want = one_by_one(llm, PROMPTS[1:4], max_tokens=6)
@@ -112,7 +138,7 @@ def test_mistakes_get_a_sentence(open_llm: Callable[..., Llama]) -> None:
 
 def test_a_policy_that_the_library_does_not_score(open_llm: Callable[..., Llama]) -> None:
     llm = open_llm(kv_policy="h2o", n_ctx=512)
-    with pytest.raises(PolicyError, match="kv_policy='h2o'.*several sequences"):
+    with pytest.raises(PolicyError, match=r"kv_policy='h2o'.*several sequences"):
         Batch(llm)
     with pytest.raises(PolicyError, match="kv_rebase=True: kv_policy='h2o'"):
         open_llm(kv_policy="h2o", n_ctx=512, kv_rebase=True)

@@ -74,10 +74,17 @@ def test_ctrl_c_is_130(compresskv, monkeypatch):
     assert compresskv("doctor").exit_code == 130
 
 
-def test_shells_complete_commands():
-    env = {**os.environ, "_COMPRESSKV_COMPLETE": "complete_bash", "COMP_WORDS": "compresskv ca", "COMP_CWORD": "1"}
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("ca", "calibrate"), ("chat demo --fi", "--file"), ("serve --kv_pro", "--kv_profile --kv_protect")],
+)
+def test_shells_complete_commands_and_flags(words, expected):
+    line, n = f"compresskv {words}", len(words.split())
+    env = {**os.environ, "_COMPRESSKV_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(n)}
     run = [sys.executable, "-m", "compresskv_edge"]
-    assert "calibrate" in subprocess.run(run, capture_output=True, text=True, env=env).stdout.split()
+    done = subprocess.run(run, capture_output=True, text=True, env=env)
+    assert done.stdout.split() == expected.split()
+    assert done.stderr == ""
 
 
 def test_version(compresskv):

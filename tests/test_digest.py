@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from compresskv_edge import Llama, digest, native
-from compresskv_edge.errors import BudgetError, ContextError, EngineError
+from compresskv_edge.errors import BudgetError, ContextError, EngineError, PolicyError
 from compresskv_edge.evaluate import digest as evaluation
 from compresskv_edge.evaluate.needle import token_counter
 
@@ -115,6 +115,35 @@ def test_questions_depend_on_the_seed_only(reader: Callable[..., Llama], text: s
     assert not np.array_equal(a, c)
 
 
+def test_scores_are_pooled_as_the_policy_pools(reader: Callable[..., Llama]) -> None:
+    """snapkv's own kernel and pooling, not those of the profile."""
+    one = np.zeros(21)
+    one[10] = 1.0
+    for policy in ("compresskv", "snapkv"):
+        compression = reader(kv_policy=policy, kv_budget=200)._compression
+        settings = compression.attached.settings
+        pooled = digest._pooled(compression, one)
+        assert pooled.max() == pytest.approx(1.0 if settings.pooling == "max" else 1 / settings.kernel)
+        assert np.count_nonzero(pooled) == settings.kernel
+
+
+@pytest.mark.parametrize("prefill", [None, "chunked"])
+def test_a_document_longer_than_the_trained_context(prefill: str, reader: Callable[..., Llama]) -> None:
+    hay = "The survey confirms the limits of the first experiment, and no further comment is made. " * 72
+    llm = reader(kv_rebase=True, n_ctx=8192, kv_budget=200, kv_prefill=prefill)
+    session = llm.digest(f"{hay}The secret code of the amber lantern is 4817. {hay}", n_questions=3)
+    n = len(session.tokens)
+    assert n > llm._n_positions == 4096
+    assert llm.kv_stats().n_tokens_kept == tuple(session.header.budgets)
+    assert native.seq_stats(llm.ctx).n_rebased > 0
+    kept = llm.kv_kept(0)
+    assert kept[-1] == n - 1
+    assert kept[0] == 0
+    question = llm.tokenize(b"\n\nQuestion: Which code opens the amber lantern? Answer:", add_bos=False)
+    answer = llm.create_completion([*session.tokens, *question], max_tokens=8, temperature=0)["choices"][0]["text"]
+    assert "4817" in answer
+
+
 def test_what_cannot_be_digested(reader: Callable[..., Llama], path: str, tiny_gguf: Callable[..., Path]) -> None:
     llm = reader()
     with pytest.raises(ContextError, match="nothing to digest"):
@@ -127,5 +156,9 @@ def test_what_cannot_be_digested(reader: Callable[..., Llama], path: str, tiny_g
         llm.digest("word " * 100, n_questions=0)
     with pytest.raises(BudgetError, match="kv_tail=64 leaves no room"):
         reader(kv_tail=64).digest("word " * 100)
+    with pytest.raises(ContextError, match=r"4500.*the 4096 positions that the model was trained for"):
+        reader(n_ctx=8192).digest([65] * 4500)
+    with pytest.raises(PolicyError, match="digest: kv_policy='h2o' writes queries down"):
+        reader(kv_policy="h2o").digest("word " * 100)
     with pytest.raises(EngineError, match="digest needs a compressed cache"):
         Llama(path, verbose=False).digest("word " * 100)

@@ -55,6 +55,7 @@ def test_the_site_has_every_command_and_the_api(site: Path) -> None:
     commands = load("docs_hook").commands()
     for name in get_command(app).commands:
         assert f"`compresskv {name}" in commands
+    assert "--max_waiting MAX_WAITING" in commands
     api = (site / "api" / "index.html").read_text(encoding="utf-8")
     for name in ("kv_prefill", "replace_llama", "KVStats", "select_tokens", "BudgetError"):
         assert name in api

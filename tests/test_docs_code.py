@@ -20,13 +20,13 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from compresskv_edge.server import arguments as server_arguments
 from sybil import Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from compresskv_edge.cli import app
+from compresskv_edge.server import arguments as server_arguments
 
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -82,7 +82,8 @@ def test_memory_is_flat(chat: tuple[Llama, List[Seen]]) -> None:
     assert {turn.kv_bytes_peak for turn in late} == {seen[-1].kv_bytes_peak}
     assert max(turn.n_kept for turn in seen) <= BUDGET + TAIL
     resident = [turn.resident for turn in late]
-    assert max(resident) - min(resident) < 8e6
+    # medians: what other tests left in this process is freed at any moment and reused at any other
+    assert np.median(resident[-40:]) - np.median(resident[:40]) < 8e6
 
 
 @pytest.mark.slow

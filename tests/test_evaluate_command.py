@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,18 @@ def test_it_writes_what_it_shows(demo_model: Path, tmp_path: Path) -> None:
     assert all(line.startswith("wrote ") for line in result.stderr.splitlines())  # no bar: not a terminal
     assert run(*args).exit_code == 0
     assert (tmp_path / "new" / f"{stem}.jsonl").read_text().splitlines() == lines
+
+
+def test_what_llama_cpp_says_is_not_the_users(demo_model: Path, tmp_path: Path) -> None:
+    short = ("--contexts", 300, "--depths", 1, "--policies", "streaming_llm", "--budgets", 0.5, "--profile", "none")
+    args = ["eval", "niah", demo_model, *short, "--out"]
+
+    def said(*words: object) -> str:
+        command = [sys.executable, "-m", "compresskv_edge", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+    assert said(*args, tmp_path / "quiet") == ""
+    assert "llama.cpp: " in said("-vv", *args, tmp_path / "loud")
 
 
 def test_it_goes_on_after_ctrl_c(demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +110,11 @@ def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch: pytest.MonkeyPatc
     assert "niah" in screen.getvalue()
     assert "30/60" in screen.getvalue()
     assert screen.getvalue().count(":") >= 2  # elapsed and left
+    shown = screen.getvalue()
+    monkeypatch.setattr(command.logs, "is_quiet", lambda: True)
+    with command._bar("niah") as report:
+        report(Step(30, 60, "niah/1"))
+    assert screen.getvalue().strip() == shown.strip()
 
 
 @pytest.mark.parametrize(

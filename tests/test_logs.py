@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from compresskv_edge.cli import options
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("compresskv_edge", "llama.cpp")]
+    loggers = [logging.getLogger(name) for name in ("compresskv_edge", "llama.cpp", "pypdf")]
     before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
     with warnings.catch_warnings():
         yield
@@ -83,3 +84,12 @@ def test_quiet_silences_progress(monkeypatch: pytest.MonkeyPatch, capsys: Any) -
         with options.progress(2) as step:
             step("half")
         assert bool(capsys.readouterr().err) is not quiet
+
+
+def test_a_broken_pdf_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.pdf").write_bytes(b"no PDF")
+    command = [sys.executable, "-m", "compresskv_edge", "chat", "demo", "--file", str(tmp_path / "broken.pdf")]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "is no PDF that pypdf can read" in done.stderr

@@ -73,6 +73,12 @@ def test_the_command_shows_all_rows_in_80_columns(compresskv: Any) -> None:
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+def test_the_caption_names_a_budget_that_is_shown(compresskv: Any) -> None:
+    for budget in (700, 1024):
+        shown = compresskv("plan", "--shape", "llama-3.1-8b", "--memory", "8GB", "--budget", budget).stdout
+        assert f" {budget}: so many\ntokens a layer" in shown
+
+
 def test_the_command_reads_a_header_and_writes_json(compresskv: Any, tiny_gguf: Any) -> None:
     result = compresskv(
         "plan", tiny_gguf("qwen2"), "--memory", "100MB", "--budget", 64, "--budget", 128, "--kv", "q8_0", "--json"

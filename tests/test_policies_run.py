@@ -25,9 +25,9 @@ Loaded = Tuple[Llama, policies.Seen, Any]
 def loaded(tiny_gguf: Callable[..., Path]) -> Loaded:
     """A model, a prompt that was read once for all policies, and the state after it."""
     path = str(tiny_gguf("llama"))
-    llm = Llama(
-        path, kv_profile=Profile.uniform(path), kv_tail=TAIL, n_ctx=2048, n_threads=1, n_threads_batch=1, verbose=False
-    )
+    profile, threads = Profile.uniform(path), {"n_threads": 1, "n_threads_batch": 1}
+    # the statements know no sinks: they belong to Llama, not to a policy
+    llm = Llama(path, kv_profile=profile, kv_tail=TAIL, kv_protect=False, n_ctx=2048, verbose=False, **threads)
     seen = policies.read(llm, TOKENS)
     return llm, seen, llm.save_state()
 
@@ -189,6 +189,7 @@ def test_the_library_selects_what_the_statement_says(name: str, budget: Any, pat
         kv_profile=Profile.uniform(path),
         kv_budget=budget,
         kv_tail=512,
+        kv_protect=False,
         n_ctx=2048,
         n_threads=1,
         n_threads_batch=1,
@@ -219,12 +220,21 @@ def test_as_a_user_and_as_an_evaluation(path: str, loaded: Loaded) -> None:
     llm, _, _ = loaded
     for name in ("h2o", "treekv", "cake", "tova"):
         policies.apply(llm, name, BUDGET, policies.read(llm, TOKENS, [name]))
-        user = Llama(path, kv_policy=name, kv_budget=BUDGET, n_ctx=2048, n_threads=1, n_threads_batch=1, verbose=False)
+        user = Llama(
+            path,
+            kv_policy=name,
+            kv_budget=BUDGET,
+            kv_protect=False,
+            n_ctx=2048,
+            n_threads=1,
+            n_threads_batch=1,
+            verbose=False,
+        )
         next(user.generate(TOKENS, temp=0))
         assert held(user) == held(llm), name
 
 
-def test_an_edited_text_is_read_again_by_a_policy_that_must_see_it(path: str) -> None:
+def test_an_edited_text_is_read_again_by_a_policy_that_must_see_it(path: str, caplog: pytest.LogCaptureFixture) -> None:
     def make() -> Llama:
         return Llama(path, kv_policy="h2o", kv_budget=BUDGET, n_ctx=2048, n_threads=1, n_threads_batch=1, verbose=False)
 
@@ -233,6 +243,7 @@ def test_an_edited_text_is_read_again_by_a_policy_that_must_see_it(path: str) ->
     other = [*TOKENS[:50], *TOKENS[300:500]]
     assert next(llm.generate(other, temp=0)) == next(fresh.generate(other, temp=0))
     assert held(llm) == held(fresh)
+    assert "has not seen the 50 tokens in the cache: all 250 are run again" in caplog.text
 
 
 def test_a_policy_that_must_see_the_text_refuses_one_that_it_did_not_see(path: str) -> None:

@@ -148,7 +148,9 @@ def test_a_server_that_dies_is_an_error(demo_model: Path) -> None:
         command = [sys.executable, str(script), str(demo_model), f"127.0.0.1:{port}", str(process.pid)]
         result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.split() == ["decoded", "EngineError", "EngineError", "closed", "EngineError"], result.stderr
+    assert result.stdout.split() == ["decoded", "EngineError", "EngineError", "closed", "EngineError", "alone"], (
+        result.stderr
+    )
 
 
 def test_addresses_are_checked() -> None:

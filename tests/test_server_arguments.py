@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 
+import pexpect
 import pytest
 from typer.testing import CliRunner
 
@@ -165,3 +166,10 @@ def test_a_model_that_is_not_there_and_a_port_that_is_taken(tmp_path):
         refused = subprocess.run([*command, "--port", str(port)], capture_output=True, text=True)
     assert refused.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in refused.stderr
+
+
+@pytest.mark.parametrize(("quiet", "said"), [([], "loading none.gguf\r\n"), (["--quiet"], "")])
+def test_a_terminal_is_told_that_it_loads(tmp_path, quiet, said):
+    command = ["-m", "compresskv_edge", *quiet, "serve", str(tmp_path / "none.gguf"), "--port", "0"]
+    shown = pexpect.run(" ".join([sys.executable, *command]), encoding="utf-8", timeout=60)
+    assert shown.startswith(said + "compresskv: ")

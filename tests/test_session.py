@@ -12,7 +12,7 @@ import pytest
 from logits import TYPES, Case, last_logits, prompt
 
 from compresskv_edge import Llama, Profile, session
-from compresskv_edge.errors import CompressKVError, SessionError
+from compresskv_edge.errors import CompressKVError, PolicyError, SessionError
 
 N = 40  # tokens decoded for comparisons
 
@@ -120,9 +120,50 @@ def test_protection_comes_back(load: Callable[..., Llama], tmp_path: Path) -> No
     assert {10, 11, 12, 13, 50} <= set(other.kv_kept(0).tolist())
 
 
+def test_protection_goes_on_without_a_prompt(load: Callable[..., Llama], tmp_path: Path) -> None:
+    """Tokens evaluated one by one after loading are evicted as if the session had never been saved."""
+    llm, tokens = load(kv_prefill="chunked", kv_tail=64, kv_budget=48), prompt(Case("", 600))
+    llm.protect([range(10, 14)])
+    next(llm.generate(tokens[:300], temp=0))
+    assert llm._compression.protection.n_sinks == 3  # a sixteenth of the budget
+    llm.save_session(tmp_path / "a.session")
+    other = Llama.load_session(tmp_path / "a.session", n_threads=1, n_threads_batch=1, verbose=False)
+    for this in (llm, other):
+        this.eval(tokens[300:])
+    assert other._compression.protected == llm._compression.protected == (0, 1, 2, 10, 11, 12, 13)
+    assert all_of(other) == all_of(llm)
+    assert set(llm._compression.protected) <= set(other.kv_kept(0).tolist())
+
+
+def test_policies_without_records_of_their_own_go_on(load: Callable[..., Llama], tmp_path: Path) -> None:
+    llm = load(kv_policy="keydiff", kv_tail=64)
+    history = prompt(Case("", 400))
+    history += itertools.islice(llm.generate(history, temp=0), 10)
+    llm.save_session(tmp_path / "a.session")
+    other = Llama.load_session(tmp_path / "a.session", n_threads=1, n_threads_batch=1, verbose=False)
+    assert other.__getstate__()["kv_policy"] == "keydiff"
+    assert go_on(other, history, temp=0) == go_on(llm, history, temp=0)
+    compresskv = load(kv_tail=64)
+    compresskv.load_session(tmp_path / "a.session")
+    assert compresskv._compression.current == []  # its own budgets come with its first prompt
+    assert compresskv.kv_kept(0).tolist() != []
+
+
 #
 # what does not fit
 #
+
+
+def test_policies_that_need_more_than_the_cache(saved: Path, load: Callable[..., Llama], tmp_path: Path) -> None:
+    llm = load(kv_policy="h2o")
+    llm.eval(prompt(Case("", 200)))
+    with pytest.raises(PolicyError, match="save_session: kv_policy='h2o' writes queries down"):
+        llm.save_session(tmp_path / "b.session")
+    assert not (tmp_path / "b.session").exists()
+    refuses(llm, saved, "kv_policy='h2o' writes queries down.*load the model with kv_policy='compresskv'")
+    snapkv = load(kv_policy="snapkv", kv_budget=400)
+    snapkv.eval(prompt(Case("", 200)))
+    refuses(snapkv, saved, r"window was 8 tokens, is 32.*kv_policy='compresskv', kv_budget=100")
 
 
 def refuses(llm: Llama, path: Path, match: str) -> None:

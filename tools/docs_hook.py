@@ -36,7 +36,17 @@ def commands() -> str:
     command = get_command(app)
     context = command.make_context("compresskv", [], resilient_parsing=True)
     text = get_docs_for_click(obj=command, name="compresskv", ctx=context)
-    return text.split("\n", 1)[1]  # the page has a title
+    text = text.split("\n", 1)[1]  # the page has a title
+    return re.sub(
+        r"\$ compresskv serve \[OPTIONS\]\n```\n\n\*\*Options\*\*:\n\n\* `--help`.*\n", lambda _: _serve(), text
+    )
+
+
+def _serve() -> str:
+    """The server has a parser of its own."""
+    from compresskv_edge.server.arguments import help_text
+
+    return f"{help_text()}```\n"
 
 
 def included(name: str) -> str:

@@ -1,10 +1,12 @@
 """A long prompt in little memory, an endless chat, and what a token costs there: minutes on an idle machine.
 
+    python tools/measure_memory.py modes --threads 1        # seconds: the bundled model, one process a mode
     python tools/measure_memory.py limit                    # 64k tokens in weights + 300 MB: stock, chunked, guided
     python tools/measure_memory.py decode                   # 20 000 tokens: bytes of the KV cache against the formula
     python tools/measure_memory.py steady                   # time of a token, evictions included, against stock
 
-The model is Qwen2.5-0.5B's shape with random weights, Q4_0, written to the cache folder once; --model takes another.
+But for `modes`, the model is Qwen2.5-0.5B's shape with random weights, Q4_0, written to the cache folder once; --model
+takes another.
 
 The limit is RLIMIT_DATA, which counts every private page that a process may write (heap, stacks, Python and NumPy too),
 touched or not. The weights are read into memory (use_mmap=False), so that they count as well: a mapped file would be
@@ -19,6 +21,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -51,6 +54,52 @@ def bound(llm, options):
         (budget + options.tail) * layer.n_head_kv * (layer.head_dim_k + layer.head_dim_v) * KV_ROW_BYTES
         for budget, layer in zip(llm._compression.current, layers)
     )
+
+
+#
+# the bundled model in each mode
+#
+
+
+def modes(options):
+    results = {}
+    for mode in ("stock", "full", "chunked", "guided"):
+        command = [sys.executable, __file__, "modes", "--child", mode, f"--threads={options.threads}"]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        results[mode] = json.loads(run.stdout.strip().splitlines()[-1])
+        print(f"{mode}: {results[mode]}", flush=True)
+    return results
+
+
+def modes_child(options):
+    from compresskv_edge import Llama
+    from compresskv_edge.demo import model_path
+
+    shared = {"n_threads": options.threads, "n_threads_batch": options.threads, "n_ctx": 4096, "verbose": False}
+    if options.child != "stock":
+        shared |= {"kv_profile": "tiny-needle2", "kv_budget": 256, "kv_tail": 256, "kv_prefill": options.child}
+    llm = Llama(model_path(), flash_attn=True, **shared)
+    for _, _ in zip(range(101), llm.generate(prompt(3698, llm.n_vocab()), temp=0)):
+        pass
+    stats = llm.kv_stats()
+    facts = {name: getattr(stats, name) for name in ("kv_bytes_peak", "kv_bytes", "kv_bytes_stock", "n_evictions")}
+    facts["peak_resident_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if options.child != "stock":
+        facts.update(_session(llm))
+    print(json.dumps(facts))
+
+
+def _session(llm):
+    """Bytes of the file, and the median of nine loads in ms."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "a.session"
+        llm.save_session(file)
+        times = []
+        for _ in range(9):
+            start = time.perf_counter()
+            llm.load_session(file)
+            times.append(1000 * (time.perf_counter() - start))
+        return {"session_bytes": file.stat().st_size, "load_ms": round(statistics.median(times), 2)}
 
 
 #
@@ -159,7 +208,7 @@ def _per_token(llm, n):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("limit", "decode", "steady"))
+    parser.add_argument("what", choices=("modes", "limit", "decode", "steady"))
     parser.add_argument("--model", help="a GGUF")
     parser.add_argument("--tokens", type=int, help="prompt (64k) or decoded tokens (20 000)")
     parser.add_argument("--budget", type=int, default=1024, help="tokens a layer on average (%(default)s)")
@@ -169,11 +218,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="of the tail, for steady (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="(%(default)s)")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--child", choices=MODES, help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("full", *MODES), help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the results here")
     options = parser.parse_args()
+    if options.child and options.what == "modes":
+        modes_child(options)
+        return
     options.tokens = options.tokens or (20_000 if options.what == "decode" else 65_536)
-    if options.model is None:
+    if options.model is None and options.what != "modes":
         from compresskv_edge.bench import write_model
 
         options.model = str(write_model("qwen2.5-0.5b", "Q4_0", Path(platformdirs.user_cache_dir("compresskv-edge"))))
@@ -182,7 +234,7 @@ def main():
         return
     from compresskv_edge.machine import machine_facts
 
-    results = {"limit": limit, "decode": decode, "steady": steady}[options.what](options)
+    results = {"modes": modes, "limit": limit, "decode": decode, "steady": steady}[options.what](options)
     settings = {name: getattr(options, name) for name in ("tokens", "budget", "tail", "ubatch", "threads", "rounds")}
     report = {"settings": settings, "machine": machine_facts(), **results}
     print(json.dumps(report, indent=1))

@@ -18,10 +18,10 @@ from .view import show_answer, show_reading
 
 
 class Terminal:
-    """One chat in one terminal, or pipe. Errors end a pipe and are shown on a terminal."""
+    """One chat in one terminal, or pipe. Errors end a pipe and are shown on a terminal. hint: ends the welcome."""
 
-    def __init__(self, chat: Conversation, console: Optional[Console] = None) -> None:
-        self.chat = chat
+    def __init__(self, chat: Conversation, console: Optional[Console] = None, *, hint: str = "") -> None:
+        self.chat, self.hint = chat, hint
         self.console = console or Console()
         self.commands = Commands(chat, self.console, self.read_ahead)
 
@@ -77,6 +77,8 @@ class Terminal:
     def _welcome(self) -> None:
         name = self.chat.llm.metadata.get("general.name", "the model")
         self.console.print(Text(f"Chat with {name}. /help lists the commands, Ctrl-D leaves.", style="dim"))
+        if self.hint:
+            self.console.print(Text(self.hint, style="dim"))
 
     def _edited_lines(self) -> Iterator[str]:
         session = _session(self)

@@ -15,7 +15,8 @@ from .options import budget as parse_budget
 from .options import one_of
 
 _EXAMPLES = (
-    "Examples: `compresskv chat model.gguf`, `compresskv chat model.gguf --file manual.pdf --budget 1024`,"
+    "Examples: `compresskv chat demo`, `compresskv chat model.gguf`,"
+    " `compresskv chat model.gguf --file manual.pdf --budget 1024`,"
     " `compresskv chat Qwen/Qwen2.5-0.5B-Instruct-GGUF:*q4_k_m.gguf`,"
     " `echo 'What is the warranty?' | compresskv chat model.gguf --file manual.pdf`,"
     " `compresskv chat model.gguf --file notes.md --ask 'Who called?' --json`. In the chat, /help lists the commands."
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def chat_command(
-    model: Annotated[str, typer.Argument(help="GGUF file, or repo/name:file.gguf on Hugging Face.")],
+    model: Annotated[str, typer.Argument(help="GGUF file, repo/name:file.gguf on Hugging Face, or demo: a tiny one.")],
     file: Annotated[Optional[Path], typer.Option(help="Document to talk about: .pdf, .txt, .md.")] = None,
     profile: Annotated[
         str,
@@ -37,8 +38,13 @@ def chat_command(
         ),
     ] = "auto",
     budget: Annotated[
-        str, typer.Option(metavar="TOKENS|FRACTION", help="What a layer keeps on average: 1024, or 0.1 of the prompt.")
-    ] = "1024",
+        Optional[str],
+        typer.Option(
+            metavar="TOKENS|FRACTION",
+            help="What a layer keeps on average: 1024, or 0.1 of the prompt.",
+            show_default="1024; demo: 0.12",
+        ),
+    ] = None,
     ctx: Annotated[
         Optional[int], typer.Option(min=64, help="Most tokens of a conversation.", show_default="as trained")
     ] = None,
@@ -67,14 +73,20 @@ def chat_command(
     """Talk with a model, about a document if you like."""
     if as_json and not ask:
         raise typer.BadParameter("needs --ask", param_hint="--json")
-    kv_budget = parse_budget(budget)
+    kv_budget = None if budget is None else parse_budget(budget)
+    from ..chat import demo
     from ..chat.conversation import Conversation
     from ..chat.document import read_document
-    from ..chat.model import open_model
+    from ..chat.model import BUDGET, open_model
     from ..chat.terminal import Terminal, answer_all
 
     logs.route_llama_cpp()
     document = None if file is None else read_document(file)  # quicker to fail than a model is to load
+    is_demo = model == demo.NAME
+    if is_demo:
+        model, chat_format, document = demo.model_path(), chat_format or demo.chat_format(), document or demo.document()
+    if kv_budget is None:
+        kv_budget = demo.BUDGET if is_demo else BUDGET
     n_threads = threads or physical_cores()
     options: dict[str, Any] = {"n_threads": n_threads, "n_threads_batch": n_threads, "n_gpu_layers": gpu_layers}
     options.update(chat_format=chat_format, **_kv_type(kv))
@@ -93,7 +105,7 @@ def chat_command(
             for question in ask:
                 terminal.ask(question)
         else:
-            Terminal(chat).run()
+            Terminal(chat, hint=demo.welcome(document) if is_demo and document else "").run()
     finally:
         chat.close()
         sys.stdout.flush()

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Callable, Optional
 
 import typer
 
+from .. import logs
 from ..evaluate.sample import Plan
 from .options import budget as parse_budget
 from .options import one_of, show
@@ -80,6 +81,7 @@ def eval_command(
     """
     from ..evaluate import report, suite_run, summary
 
+    logs.route_llama_cpp()
     names = _policy_names(policies)
     amounts = [parse_budget(text) for text in _items(budgets)]
     suite_run.check(names, amounts)
@@ -146,9 +148,10 @@ def _bar(title: str) -> Iterator[Callable[[Any], None]]:
     )
 
     console = Console(stderr=True)
+    silent = not console.is_terminal or logs.is_quiet()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=silent,
         speed_estimate_period=600.0,
     ) as progress:  # fmt: skip
         task = progress.add_task(title, total=None)

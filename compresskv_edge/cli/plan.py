@@ -133,8 +133,9 @@ def size(n_bytes: float) -> str:
 
 
 def _notes(plan: planning.Plan, estimated: bool) -> str:
+    budget = next(row.cache.budget for row in plan.rows if row.cache.budget is not None)
     lines = [
-        "(1.23): does not fit. stock: the full cache, with flash attention. 512: so many",
+        f"(1.23): does not fit. stock: the full cache, with flash attention. {budget}: so many",
         f"tokens a layer and {planning.TAIL} of tail. longest: tokens that fit when prompts are read",
         "in bounded memory; full prefill: when a prompt is in memory until its end.",
         f"Keys and values are exact; compute buffer and {size(planning.PROCESS_BYTES)} of process are estimates.",

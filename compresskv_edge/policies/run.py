@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT = "compresskv"
 UNBOUNDED = 1 << 30  # tokens: the budget of a policy that never evicts
+
+_log = logging.getLogger(__name__)
 
 _SENTENCE_ENDS = (".", "!", "?", ";", "\u3002", "\uff01", "\uff1f", "\uff1b")  # the wide ones are Chinese and Japanese
 _CLOSERS = " \"')]\u00bb\u201d\u2019"  # may follow an end
@@ -107,9 +110,20 @@ class Run:
         if self.recorder.idle or self.recorder.n_seen == llm.n_tokens:
             return tokens
         text = [*llm._input_ids.tolist(), *tokens]
+        if llm.n_tokens:
+            what = "kv_policy=%r has not seen the %d tokens in the cache: all %d are run again"
+            _log.warning(what, self.spec, llm.n_tokens, len(text))
         llm.reset()
         llm._ctx.kv_cache_seq_rm(-1, 0, -1)
         return text
+
+    def must_not_record(self, what: str) -> None:
+        """Raise PolicyError if the policy decides by queries that are not in the cache."""
+        if not self.recorder.idle:
+            raise PolicyError(
+                f"{what}: kv_policy={self.spec!r} writes queries down, which are not in the cache: use 'compresskv' or "
+                "another policy of docs/policies.md that writes none"
+            )
 
     #
     # evicting

@@ -14,6 +14,7 @@ import llama_cpp.server.settings as upstream
 from llama_cpp.server.cli import add_args_from_model
 from pydantic import ValidationError
 
+from ..chat import demo
 from .settings import ConfigFileSettings, ModelSettings, ServerSettings, Settings
 
 _ALIASES = {"--profile": "--kv_profile", "--budget": "--kv_budget"}  # as in the other commands
@@ -21,6 +22,7 @@ _HELP = """\
 An OpenAI-compatible server with compressed KV caches, and a chat page at /.
 
 examples:
+  compresskv serve demo                                   the tiny model that ships with the package
   compresskv serve model.gguf
   compresskv serve model.gguf --budget 1024 --n_slots 2 --port 8080
   compresskv serve repo/name:file.gguf                    a file of Hugging Face
@@ -45,6 +47,16 @@ def parse(args: Sequence[str]) -> Tuple[ServerSettings, List[ModelSettings]]:
         _refuse(parser, error)
 
 
+def help_text() -> str:
+    """What --help says."""
+    return _parser().format_help()
+
+
+def flags() -> List[str]:
+    """All of them, for the shell's completion."""
+    return sorted(flag for flag in _parser()._option_string_actions if flag.startswith("--"))
+
+
 def _spelled(arg: str) -> str:
     """--kv-budget=1 as --kv_budget=1."""
     if not arg.startswith("--"):
@@ -62,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("model_file", metavar="MODEL", nargs="?", help="GGUF file, or repo/name:file of Hugging Face")
+    parser.add_argument(
+        "model_file", metavar="MODEL", nargs="?", help="GGUF file, repo/name:file of Hugging Face, or demo"
+    )
     parser.add_argument("--config_file", metavar="FILE", help="JSON or YAML; also as CONFIG_FILE")
     theirs = {*upstream.ModelSettings.model_fields}
     served = {*ServerSettings.model_fields}
@@ -77,9 +91,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _name_model(given: Dict[str, Any]) -> None:
-    """MODEL is --model, and repo/name:file is --hf_model_repo_id repo/name --model file."""
+    """MODEL is --model, repo/name:file is --hf_model_repo_id repo/name --model file, demo is the shipped one."""
     model = given.pop("model_file", None)
     if model is None:
+        return
+    if model == demo.NAME:
+        given.update({"chat_format": demo.chat_format(), "kv_budget": demo.BUDGET, **given, "model": demo.model_path()})
         return
     repo, colon, file = model.partition(":")
     if colon and not Path(model).exists() and repo.count("/") == 1:

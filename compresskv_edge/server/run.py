@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import sys
 from typing import List
 
 import uvicorn
@@ -25,6 +26,8 @@ def run(server: ServerSettings, models: List[ModelSettings]) -> None:
     if models[0].verbose:
         logs.configure(verbose=2)
     listener = _listener(server)  # before the model: a taken port is known at once
+    if sys.stderr.isatty() and not logs.is_quiet():
+        print(f"loading {models[0].model_alias}", file=sys.stderr, flush=True)
     try:
         app = create_app(server, models)
     except CompressKVError:

@@ -1,8 +1,9 @@
-"""From nothing to the demo model's GGUFs: `python tools/models/build.py DIR`; stopped, the same command goes on.
+"""From nothing to GGUFs: `python tools/models/build.py demo|judge DIR`; stopped, the same command goes on.
 
-DIR gets the prose, the tokenizer, checkpoints (last.pt, and one a phase) and demo-{f32,f16,q8_0}.gguf. Needs torch,
-numpy, tokenizers and gguf, and about an hour and a half of two idle CPU cores. On machines where page faults are dear,
-preloading jemalloc (MALLOC_CONF="dirty_decay_ms:-1,muzzy_decay_ms:-1") and OMP_WAIT_POLICY=PASSIVE double the speed.
+DIR gets the prose, the tokenizer, checkpoints (last.pt, and one a phase) and NAME-{f32,f16,q8_0}.gguf. Needs torch,
+numpy, tokenizers and gguf; for the prose npm, apt-get and dpkg-deb, or its packages in DIR/downloads. Hours of two CPU
+cores: docs/models.md. Where page faults are dear, jemalloc (MALLOC_CONF="dirty_decay_ms:-1,muzzy_decay_ms:-1") and
+OMP_WAIT_POLICY=PASSIVE double the speed.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ import export
 import prepare
 import torch
 import train
-
-NAME = "demo"
+from specs import SPECS
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=SPECS)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     if not (a.directory / "tokenizer.json").exists():
-        prepare.main(a.directory)
-    train.start_or_go_on(a.directory).train()
-    export.main(a.directory / "last.pt", a.directory, NAME)
+        prepare.main(SPECS[a.name], a.directory)
+    train.start_or_go_on(SPECS[a.name], a.directory).train()
+    export.main(a.directory / "last.pt", a.directory)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checkpoint to GGUF: `python tools/models/export.py DIR/last.pt OUT NAME` writes OUT/NAME-{f32,f16,q8_0}.gguf."""
+"""Checkpoint to GGUF: `python tools/models/export.py DIR/last.pt OUT` writes OUT/NAME-{f32,f16,q8_0}.gguf."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import data
 import gguf
 import numpy as np
+import text
 import torch
-from model import Config, Model
+from model import Model
+from specs import SPECS, Config, Spec
 
 QUANTS = {
     "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
@@ -25,31 +26,38 @@ CHAT_TEMPLATE = (
 )
 
 
-def load(path: Path) -> Model:
+def load(path: Path) -> tuple[Spec, Model]:
     state = torch.load(path, weights_only=False)
     model = Model(Config(**state["config"]))
     model.load_state_dict(state["model"])
-    return model.eval()
+    return SPECS[state["spec"]], model.eval()
 
 
 def interleave(weight: torch.Tensor, n_head: int) -> torch.Tensor:
-    """Rows of Hugging Face's RoPE pairs (i, i + 32) to llama.cpp's (2 i, 2 i + 1)."""
+    """Rows of Hugging Face's RoPE pairs (i, i + 32) to those that llama.cpp turns in a llama, (2 i, 2 i + 1)."""
     return weight.reshape(n_head, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
+def state_names(c: Config) -> dict[str, tuple[str, int]]:
+    """PyTorch's names to llama.cpp's, and the number of heads whose rows are interleaved, or 0."""
+    n_head, n_head_kv = (c.n_head, c.n_head_kv) if c.arch == "llama" else (0, 0)
+    names = {
+        "attention_norm": ("attn_norm", 0), "ffn_norm": ("ffn_norm", 0), "q.weight": ("attn_q", n_head),
+        "k.weight": ("attn_k", n_head_kv), "v.weight": ("attn_v", 0), "o.weight": ("attn_output", 0),
+        "gate.weight": ("ffn_gate", 0), "up.weight": ("ffn_up", 0), "down.weight": ("ffn_down", 0),
+    }  # fmt: skip
+    if c.qk_norm:
+        names |= {"q_norm": ("attn_q_norm", 0), "k_norm": ("attn_k_norm", 0)}
+    found = {"embedding.weight": ("token_embd.weight", 0), "norm": ("output_norm.weight", 0)}
+    for i in range(c.n_layer):
+        found |= {f"layers.{i}.{ours}": (f"blk.{i}.{theirs}.weight", n) for ours, (theirs, n) in names.items()}
+    return found
+
+
 def tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
-    c = model.config
-    yield "token_embd.weight", model.embedding.weight.detach().numpy()
-    yield "output_norm.weight", model.norm.detach().numpy()
-    for i, layer in enumerate(model.layers):
-        weights = {
-            "attn_norm": layer.attention_norm, "ffn_norm": layer.ffn_norm,
-            "attn_q": interleave(layer.q.weight, c.n_head), "attn_k": interleave(layer.k.weight, c.n_head_kv),
-            "attn_v": layer.v.weight, "attn_output": layer.o.weight,
-            "ffn_gate": layer.gate.weight, "ffn_up": layer.up.weight, "ffn_down": layer.down.weight,
-        }  # fmt: skip
-        for name, weight in weights.items():
-            yield f"blk.{i}.{name}.weight", weight.detach().numpy()
+    state = model.state_dict()
+    for key, (name, n_head) in state_names(model.config).items():
+        yield name, (interleave(state[key], n_head) if n_head else state[key]).numpy()
 
 
 def write_metadata(writer: gguf.GGUFWriter, c: Config, name: str) -> None:
@@ -68,31 +76,31 @@ def write_metadata(writer: gguf.GGUFWriter, c: Config, name: str) -> None:
     writer.add_layer_norm_rms_eps(c.eps)
 
 
-def write_tokenizer(writer: gguf.GGUFWriter, path: Path) -> None:
+def write_tokenizer(writer: gguf.GGUFWriter, path: Path, pre: str) -> None:
     model = json.loads(path.read_text())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    control = len(data.SPECIAL)
+    control = len(text.SPECIAL)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     types = [gguf.TokenType.CONTROL] * control + [gguf.TokenType.NORMAL] * (len(tokens) - control)
     writer.add_token_types(types)
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
-    writer.add_bos_token_id(data.BOS)
-    writer.add_eos_token_id(data.EOS)
-    writer.add_eot_token_id(data.END)
-    writer.add_pad_token_id(data.PAD)
+    writer.add_bos_token_id(text.BOS)
+    writer.add_eos_token_id(text.EOS)
+    writer.add_eot_token_id(text.END)
+    writer.add_pad_token_id(text.PAD)
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(False)
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
-def write(model: Model, tokenizer: Path, path: Path, name: str, kind: str) -> None:
+def write(spec: Spec, model: Model, tokenizer: Path, path: Path, kind: str) -> None:
     quant, file_type = QUANTS[kind]
-    writer = gguf.GGUFWriter(str(path), "llama")
-    write_metadata(writer, model.config, name)
+    writer = gguf.GGUFWriter(str(path), model.config.arch)
+    write_metadata(writer, model.config, spec.name)
     writer.add_file_type(file_type)
-    write_tokenizer(writer, tokenizer)
+    write_tokenizer(writer, tokenizer, spec.pre)
     for key, array in tensors(model):
         stored = array.astype(np.float32)
         if array.ndim == 2 and kind != "f32":
@@ -104,14 +112,14 @@ def write(model: Model, tokenizer: Path, path: Path, name: str, kind: str) -> No
     writer.close()
 
 
-def main(checkpoint: Path, out: Path, name: str) -> None:
+def main(checkpoint: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    model = load(checkpoint)
+    spec, model = load(checkpoint)
     for kind in QUANTS:
-        path = out / f"{name}-{kind}.gguf"
-        write(model, checkpoint.parent / "tokenizer.json", path, name, kind)
+        path = out / f"{spec.name}-{kind}.gguf"
+        write(spec, model, checkpoint.parent / "tokenizer.json", path, kind)
         print(path.name, path.stat().st_size)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(*map(Path, sys.argv[1:3]))

@@ -1,29 +1,36 @@
-"""What a GGUF can do with the full cache, through llama.cpp: `python tools/models/measure.py NAME.gguf TOKENIZER BOOK`.
+"""What a GGUF can do with the full cache, through llama.cpp, greedily: right only if every token of the answer is.
 
-Needs the package with its libllama, not PyTorch. Answers are greedy and right only if every token is.
+`python tools/models/measure.py NAME.gguf OUT.json --books BOOK...` needs the package with its libllama, not PyTorch.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
-import random
 from collections.abc import Iterable
 from pathlib import Path
 
-import data
+import chat
 import numpy as np
-from prompts import HELD_QUESTIONS, Book, Prompt, Task, make_prompt
+from kinds import GROUPS, KINDS
+from prompts import HELD_QUESTIONS, SIMPLE, Book, Prompt, Task, make_prompt
+from text import BOS, Encoder
 
 from compresskv_edge import Llama
 
 DEPTHS = tuple(i / 10 for i in range(11))
 
 
-def open_model(path: Path, n_threads: int, **kwargs: object) -> Llama:
+class LlamaEncoder(Encoder):
+    def __init__(self, llm: Llama) -> None:
+        super().__init__(lambda text: llm.tokenize(text.encode(), add_bos=False, special=False))
+
+
+def open_model(path: Path, n_threads: int = 1, **kwargs: object) -> Llama:
     threads = {"n_threads": n_threads, "n_threads_batch": n_threads}
-    return Llama(str(path), **{"n_ctx": 4608, "flash_attn": True, "verbose": False, **threads, **kwargs})
+    return Llama(str(path), **{"n_ctx": 8192, "flash_attn": True, "verbose": False, **threads, **kwargs})
 
 
 def next_token(llm: Llama) -> int:
@@ -39,11 +46,12 @@ def answers(llm: Llama, prompt: Prompt) -> list[bool]:
     results = []
     for ids, answer in ((prompt.ids, prompt.answer), *prompt.more):
         llm.eval(ids)
-        results.append(_is_right(llm, answer))
+        results.append(is_right(llm, answer))
     return results
 
 
-def _is_right(llm: Llama, answer: list[int]) -> bool:
+def is_right(llm: Llama, answer: list[int]) -> bool:
+    """From the logits of the last token on; afterwards the true answer is in the cache."""
     right = True
     for token in answer:
         right = right and next_token(llm) == token
@@ -51,86 +59,112 @@ def _is_right(llm: Llama, answer: list[int]) -> bool:
     return right
 
 
-def accuracy(llm: Llama, prompts: Iterable[Prompt]) -> tuple[list[float], int]:
-    """Share of right answers to the first, second ... question, and the number of prompts."""
-    rows = [answers(llm, p) for p in prompts]
-    return [sum(column) / len(rows) for column in zip(*rows)], len(rows)
+def count(llm: Llama, made: Iterable[Prompt]) -> list[dict[str, int]]:
+    """Right answers to the first, second ... question, each with its number of prompts."""
+    columns = list(zip(*(answers(llm, p) for p in made)))
+    return [{"right": sum(column), "n": len(column)} for column in columns]
 
 
-def needle_table(llm: Llama, encoder: data.Encoder, book: Book, lengths: list[int], n_repeat: int) -> None:
-    kinds = itertools.cycle(data.KINDS)
-    for n_token, n_distractor in itertools.product(lengths, (0, 4, 16)):
-        by_depth = []
-        for depth in DEPTHS:
-            tasks = [Task(n_token, depth, n_distractor, next(kinds), chat=i % 2 == 1) for i in range(n_repeat)]
-            made = [make_prompt(f"{n_token} {depth} {n_distractor} {i}", encoder, book, t) for i, t in enumerate(tasks)]
-            by_depth.append(accuracy(llm, made)[0][0])
-        cells = " ".join(f"{x:.2f}" for x in by_depth)
-        print(f"{n_token} tokens, {n_distractor} distractors: {np.mean(by_depth):.3f}, by depth {cells}", flush=True)
+def needle_grid(
+    llm: Llama, encoder: Encoder, books: list[Book], lengths: list[int], repeat: int, seed: str
+) -> list[dict[str, object]]:
+    """One needle among 0, 4 or 16 facts of its kind: cells of length by depth."""
+    kinds = itertools.cycle(SIMPLE)
+    cells: list[dict[str, object]] = []
+    for n_token, depth in itertools.product(lengths, DEPTHS):
+        tasks = [Task(n_token, depth, (0, 4, 16)[i % 3], next(kinds), chat=i % 2 == 1) for i in range(repeat)]
+        name = f"{seed} grid {n_token} {depth}"
+        made = [make_prompt(f"{name} {i}", encoder, books[i % len(books)], t) for i, t in enumerate(tasks)]
+        cells.append({"n_token": n_token, "depth": depth, **count(llm, made)[0]})
+        print(cells[-1], flush=True)
+    return cells
 
 
-def task_table(llm: Llama, encoder: data.Encoder, book: Book, n_token: int, n: int) -> None:
+def task_names(n_token: int) -> dict[str, list[Task]]:
     """By kind of fact, then what is not one question in the plain form."""
-    tasks = {f"kind {kind}": [Task(n_token, 0.5, 4, kind)] for kind in data.KINDS}
-    tasks["held-out questions"] = [Task(n_token, 0.5, 4, kind, paraphrase=True) for kind in HELD_QUESTIONS]
-    tasks |= {f"form {form}": [Task(n_token, 0.5, 4, kind, True, form) for kind in data.KINDS] for form in data.FORMS}
-    tasks["three questions"] = [Task(n_token, 0.5, 4, kind, True, n_question=3) for kind in data.KINDS]
-    for name, variants in tasks.items():
-        chosen = itertools.islice(itertools.cycle(variants), n)
-        shares, _ = accuracy(llm, (make_prompt(f"{name} {i}", encoder, book, t) for i, t in enumerate(chosen)))
-        print(f"{name}: " + " ".join(f"{x:.3f}" for x in shares), flush=True)
+    tasks = {kind: [Task(n_token, 0.5, 4, kind)] for kind in (*KINDS, *GROUPS)}
+    tasks["paraphrase"] = [Task(n_token, 0.5, 4, kind, paraphrase=True) for kind in HELD_QUESTIONS]
+    for form in chat.FORMS:
+        tasks[f"chat, {form}"] = [Task(n_token, 0.5, 4, kind, True, form) for kind in KINDS]
+    tasks["chat, five questions"] = [Task(n_token, 0.5, 6, kind, True, n_question=5) for kind in SIMPLE]
+    return tasks
 
 
-def perplexity(
-    llm: Llama, encoder: data.Encoder, sentences: list[list[int]], n_token: int = 512, n_chunk: int = 12
-) -> float:
-    """Of sentences in their order, in chunks."""
-    flat = list(itertools.islice(itertools.chain.from_iterable(sentences), n_token * n_chunk))
-    losses: list[float] = []
-    for start in range(0, len(flat) - n_token + 1, n_token):
-        ids = [data.BOS, *flat[start : start + n_token - 1]]
+def task_table(
+    llm: Llama, encoder: Encoder, books: list[Book], n_token: int, n: int, seed: str
+) -> dict[str, list[dict[str, int]]]:
+    table = {}
+    for name, variants in task_names(n_token).items():
+        repeat = 3 * n if name.startswith(("chat", "para")) else n
+        chosen = enumerate(itertools.islice(itertools.cycle(variants), repeat))
+        made = (make_prompt(f"{seed} {name} {i}", encoder, books[i % len(books)], t) for i, t in chosen)
+        table[name] = count(llm, made)
+        print(name, table[name], flush=True)
+    for name in GROUPS:
+        tasks = (task_names(n_token)[name] * n)[:n]
+        made = (make_prompt(f"{seed} {name} {i}", encoder, books[i % len(books)], t) for i, t in enumerate(tasks))
+        right, n_fact = map(sum, zip(*(facts_told(llm, p) for p in made)))
+        table[f"{name}, single facts"] = [{"right": right, "n": n_fact}]
+    return table
+
+
+def facts_told(llm: Llama, prompt: Prompt) -> tuple[int, int]:
+    """Of an answer that tells several facts: how many a greedy answer tells rightly in any order, and of how many."""
+    llm.reset()
+    llm.eval(prompt.ids)
+    told: list[int] = []
+    while len(told) < 2 * len(prompt.answer) and not (told and b"." in llm.detokenize(told[-1:])):
+        told.append(next_token(llm))
+        llm.eval(told[-1:])
+    found, wanted = (
+        llm.detokenize(ids).decode(errors="replace").strip(" .\n").split(", ") for ids in (told, prompt.answer)
+    )
+    return sum(fact in found for fact in wanted), len(wanted)
+
+
+def perplexity(llm: Llama, book: Book, n_token: int = 512, n_chunk: int = 16, skip: int = 200) -> dict[str, float]:
+    """Of a book's sentences in their order, in chunks: by token, and in bits a byte."""
+    chosen = list(zip(book.sentences, book.lines))[skip:]
+    flat = list(itertools.islice(itertools.chain.from_iterable(s for s, _ in chosen), (n_token - 1) * n_chunk))
+    n_byte = sum(len(llm.detokenize([t])) for t in flat)
+    loss = 0.0
+    for start in range(0, len(flat), n_token - 1):
+        ids = [BOS, *flat[start : start + n_token - 1]]
         llm.reset()
         llm.eval(ids)
         scores = llm.scores[: len(ids)].astype(np.float64)
         log_z = np.log(np.exp(scores - scores.max(1, keepdims=True)).sum(1)) + scores.max(1)
-        losses += (log_z[:-1] - scores[np.arange(len(ids) - 1), ids[1:]]).tolist()
-    return math.exp(sum(losses) / len(losses))
-
-
-def tokenisation_differences(llm: Llama, encoder: data.Encoder, texts: Iterable[str]) -> int:
-    own = encoder.tokenizer
-    return sum(own.encode(t).ids != llm.tokenize(t.encode(), add_bos=False, special=False) for t in texts)
-
-
-def random_texts(n: int) -> list[str]:
-    r = random.Random(7)
-    alphabet = "abcdefghij KLMNOP 0123456789 .,:;!?'\"()-\n\t éüß日本"
-    return ["".join(r.choice(alphabet) for _ in range(r.randint(1, 80))) for _ in range(n)]
+        loss += float((log_z[:-1] - scores[np.arange(len(ids) - 1), ids[1:]]).sum())
+    return {"token": round(math.exp(loss / len(flat)), 1), "bits_a_byte": round(loss / math.log(2) / n_byte, 3)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gguf", type=Path)
-    parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("book", type=Path)
-    parser.add_argument("--held", type=Path, help="held-out prose, for perplexity")
-    parser.add_argument("--lengths", default="512,1024,2048,4096")
-    parser.add_argument("--repeat", type=int, default=4, help="prompts a cell of the needle table")
+    parser.add_argument("json", type=Path, help="figures are added to those of the file")
+    parser.add_argument("--books", type=Path, nargs="+", required=True, help="text files that were not trained on")
+    parser.add_argument("--prose", type=Path, nargs="*", default=[], help="more text files, for perplexity")
+    parser.add_argument("--lengths", default="512,1024,2048,4096,8192")
+    parser.add_argument("--repeat", type=int, default=9, help="prompts a cell of the needle table")
     parser.add_argument("--n", type=int, default=24, help="prompts a line of the task table")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--n-token", type=int, default=1024, help="length of the prompts of the task table")
+    parser.add_argument("--seed", default="card")
+    parser.add_argument("--threads", type=int, default=1)
     a = parser.parse_args()
-    encoder = data.Encoder(a.tokenizer)
-    book = Book(encoder, a.book)
     llm = open_model(a.gguf, a.threads)
-    print("texts tokenised differently:", tokenisation_differences(llm, encoder, random_texts(1000)))
-    if a.lengths:
-        needle_table(llm, encoder, book, [int(x) for x in a.lengths.split(",")], a.repeat)
+    encoder = LlamaEncoder(llm)
+    books = [Book(encoder, path) for path in a.books]
+    card = json.loads(a.json.read_text()) if a.json.exists() else {}
+    if a.repeat:
+        card["grid"] = needle_grid(llm, encoder, books, [int(x) for x in a.lengths.split(",")], a.repeat, a.seed)
     if a.n:
-        task_table(llm, encoder, book, 1024, a.n)
+        card["tasks"] = task_table(llm, encoder, books, a.n_token, a.n, a.seed)
     llm.close()
     llm = open_model(a.gguf, a.threads, n_ctx=512, logits_all=True)
-    held = [data.Prose(encoder, a.held)] if a.held else []
-    print("perplexity:", [round(perplexity(llm, encoder, p.sentences), 1) for p in (book, *held)])
+    encoder = LlamaEncoder(llm)
+    card["perplexity"] = {p.stem: perplexity(llm, Book(encoder, p)) for p in (*a.books, *a.prose)}
+    print(card["perplexity"])
+    a.json.write_text(json.dumps(card, indent=1) + "\n")
 
 
 if __name__ == "__main__":

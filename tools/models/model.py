@@ -1,44 +1,15 @@
-"""A small llama (RMSNorm, RoPE, grouped-query attention, SwiGLU, tied embeddings) with a structured start.
+"""A small llama (RMSNorm, RoPE, grouped-query attention, SwiGLU, tied embeddings), or with normed heads a qwen3.
 
 Shapes are (batch, head, token, channel). RoPE turns the pairs (i, i + head_size / 2), as Hugging Face does;
-`export.py` reorders the rows for llama.cpp.
+`export.py` reorders the rows where llama.cpp has it otherwise.
 """
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 import torch.nn.functional as F
+from specs import Config
 from torch import Tensor, nn
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Architecture and the roles that the structured start and the attention losses give to some heads."""
-
-    vocab: int = 3072
-    width: int = 256
-    n_layer: int = 6
-    n_head: int = 8
-    n_head_kv: int = 2
-    head_size: int = 64
-    ffn: int = 384
-    theta: float = 1e7
-    eps: float = 1e-5
-    context: int = 8192
-    gather: tuple[tuple[int, int], ...] = ((1, 0), (1, 5))  # (layer, head): read the words that a sentence is about
-    semantic: tuple[tuple[int, int], ...] = ((2, 5), (3, 1), (3, 6))  # read the whole sentence that answers
-    copy: tuple[tuple[int, int], ...] = ((4, 2), (4, 7))  # read the next token of the answer
-
-    @property
-    def group(self) -> int:
-        """Query heads a KV head."""
-        return self.n_head // self.n_head_kv
-
-
-# The residual stream at the start: token identity, identity of the token before, words gathered around, a constant.
-TOKEN, BEFORE, BAG, CONSTANT = slice(0, 128), slice(128, 192), slice(192, 255), 255
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -91,6 +62,9 @@ class Layer(nn.Module):
         c = self.config = config
         self.attention_norm = nn.Parameter(torch.ones(c.width))
         self.ffn_norm = nn.Parameter(torch.ones(c.width))
+        if c.qk_norm:
+            self.q_norm = nn.Parameter(torch.ones(c.head_size))
+            self.k_norm = nn.Parameter(torch.ones(c.head_size))
         self.q = nn.Linear(c.width, c.n_head * c.head_size, bias=False)
         self.k = nn.Linear(c.width, c.n_head_kv * c.head_size, bias=False)
         self.v = nn.Linear(c.width, c.n_head_kv * c.head_size, bias=False)
@@ -107,6 +81,8 @@ class Layer(nn.Module):
 
         c = self.config
         q, k, v = heads(self.q, c.n_head), heads(self.k, c.n_head_kv), heads(self.v, c.n_head_kv)
+        if c.qk_norm:
+            q, k = rms_norm(q, self.q_norm, c.eps), rms_norm(k, self.k_norm, c.eps)
         return rotate(q, cos, sin), rotate(k, cos, sin), v
 
     def mlp(self, x: Tensor) -> Tensor:
@@ -141,104 +117,3 @@ class Model(nn.Module):
             x = x + layer.o(out.transpose(1, 2).flatten(2))
             x = x + layer.mlp(x)
         return F.linear(rms_norm(x, self.norm, self.config.eps), self.embedding.weight), attention
-
-
-# ---- the structured start -------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def structured_start(model: Model, seed: int) -> None:
-    """Gives heads first jobs; everything stays trainable. A random start learned no retrieval in the tokens we can pay.
-
-    Layer 0 reads the tokens just before (RoPE phases, driven by the constant), layer 1 gathers the sentence's words,
-    the semantic heads compare gathered words (W_q = W_k), the copying ones the token before as well, and both write
-    token identity back (W_o = W_v^T). Every head gets its own random projection, so that no two are alike."""
-    torch.manual_seed(seed)
-    c = model.config
-    _random_start(model)
-    to_before, to_bag = _orthogonal(64, 128), _orthogonal(63, 128)
-    _local_layer(model.layers[0], c, to_before, to_bag)
-    for index, head in c.gather:
-        _gather_head(model.layers[index], c, head, to_bag)
-    for index, head in c.semantic:
-        _match_head(model.layers[index], c, head, None)
-    for index, head in c.copy:
-        _match_head(model.layers[index], c, head, to_before)
-
-
-def _random_start(model: Model) -> None:
-    nn.init.normal_(model.embedding.weight, std=0.02)
-    model.embedding.weight[:, TOKEN] = torch.randn(model.config.vocab, 128) * 128**-0.5
-    model.embedding.weight[:, CONSTANT] = 0.3
-    for layer in model.layers:
-        for name, p in layer.named_parameters():
-            if p.ndim == 2:
-                nn.init.normal_(p, std=0.01 if name.startswith(("o.", "down.")) else 0.03)
-
-
-def _orthogonal(rows: int, columns: int) -> Tensor:
-    q, _ = torch.linalg.qr(torch.randn(max(rows, columns), min(rows, columns)))
-    return q if rows >= columns else q.T
-
-
-def _rows(head: int, config: Config) -> slice:
-    return slice(head * config.head_size, (head + 1) * config.head_size)
-
-
-def _recency(layer: Layer, config: Config, head: int, distance: float, bands: range, strength: float) -> None:
-    """Scores strength * sum over bands of cos(frequency * (offset - distance)): prefers tokens `distance` back."""
-    half = config.head_size // 2
-    index = torch.tensor(list(bands))
-    phase = frequencies(config)[index] * distance
-    query = torch.zeros(config.head_size)
-    query[index], query[index + half] = phase.cos(), -phase.sin()
-    key = torch.zeros(config.head_size)
-    key[:16] = 1.0
-    gain = (strength / 2.6) ** 0.5  # 2.6 = constant of the normed input squared / sqrt(head size)
-    layer.q.weight[_rows(head, config), CONSTANT] = gain * query
-    layer.k.weight[_rows(head // config.group, config), CONSTANT] = gain * key
-
-
-def _local_layer(layer: Layer, config: Config, to_before: Tensor, to_bag: Tensor) -> None:
-    """Layer 0: heads 0 and 4 read the token before, the others the last 2, 3, 4, 8, 16 and 32 tokens or so."""
-    for kv, project in ((0, to_before), (1, to_bag)):
-        layer.v.weight[_rows(kv, config)] = 0.0
-        layer.v.weight[_rows(kv, config)][: len(project), TOKEN] = 0.25 * project
-    for head in (0, 4):
-        _recency(layer, config, head, 1.0, range(0, 8), 5.0)
-    for head, distance, bands in ((1, 2, range(0, 8)), (2, 3, range(0, 8)), (3, 4, range(1, 9))):
-        _recency(layer, config, head, float(distance), bands, 5.0)
-    for head, bands in ((5, range(2, 10)), (6, range(3, 11)), (7, range(4, 12))):
-        _recency(layer, config, head, 0.0, bands, 5.0)
-    layer.o.weight[BEFORE, _rows(0, config)] += 0.25 * torch.eye(64)
-    for head in range(1, config.n_head):
-        layer.o.weight[BAG, _rows(head, config)] += 0.05 * _orthogonal(63, 64)
-
-
-def _gather_head(layer: Layer, config: Config, head: int, to_bag: Tensor) -> None:
-    """Reads the last thirty tokens or so; their identities, projected, become the bag."""
-    kv = head // config.group
-    _recency(layer, config, head, 4.0, range(4, 12), 2.0)
-    layer.v.weight[_rows(kv, config)][:63, TOKEN] = 0.25 * to_bag
-    layer.o.weight[BAG, _rows(head, config)][:, :63] = 0.3 * torch.eye(63)
-
-
-def _match_head(layer: Layer, config: Config, head: int, to_before: Tensor | None) -> None:
-    """W_q = W_k on the bag, in the slow RoPE pairs only (their turn over 4096 tokens is small); W_o = W_v^T."""
-    kv, half = head // config.group, config.head_size // 2
-    slow = torch.arange(17, half)
-    rows = torch.cat([slow, slow + half])
-    query, key = torch.zeros(64, config.width), torch.zeros(64, config.width)
-    bag_rows = rows if to_before is None else slow + half
-    project = _orthogonal(len(bag_rows), 63)
-    query[bag_rows, BAG] = 1.2 * project
-    key[bag_rows, BAG] = 1.2 * project
-    if to_before is not None:
-        project = _orthogonal(len(slow), 64)
-        query[slow, TOKEN] = 1.2 * project @ to_before * 0.7
-        key[slow, BEFORE] = 1.2 * project
-    layer.q.weight[_rows(head, config)] += query
-    layer.k.weight[_rows(kv, config)] = 0.01 * torch.randn(64, config.width) + key
-    identity = _orthogonal(64, 128)
-    layer.v.weight[_rows(kv, config), TOKEN] = 0.2 * identity
-    layer.o.weight[TOKEN, _rows(head, config)] = 0.2 * identity.T
