@@ -14,7 +14,7 @@ UPSTREAM := vendor/llama_cpp.pin vendor/fetch.py
 SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/__init__.py \
             $(wildcard patches/*.patch compresskv_edge/csrc/* compresskv_edge/models/* profiles/*.json)
 
-.PHONY: help setup demo test test-arm bench lint docs browser stock sdist wheel check-dist clean FORCE
+.PHONY: help setup demo test test-arm bench lint models docs browser stock sdist wheel check-dist clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -41,6 +41,11 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+models: setup ## train the demo and the judge model from nothing (hours; build/models; needs npm and apt for prose)
+	$(PIP) install torch==2.13.0 tokenizers
+	$(BIN)/python tools/models/build.py demo build/models/demo
+	$(BIN)/python tools/models/build.py judge build/models/judge
 
 docs: $(VENV)/.extras ## the documentation in build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir build/site
