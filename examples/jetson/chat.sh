@@ -10,7 +10,7 @@ export PATH=/usr/local/cuda/bin:$PATH
 command -v nvcc >/dev/null || { echo "nvcc is missing: sudo apt-get install nvidia-jetpack" >&2; exit 1; }
 command -v g++ make >/dev/null || sudo apt-get install --yes make g++ python3-venv
 CMAKE_ARGS="-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=${CUDA_ARCH:-87}" make setup
-.venv/bin/python -m pip install --quiet '.[chat]' huggingface-hub
+.venv/bin/python -m pip install --quiet '.[chat]'
 
 exec .venv/bin/compresskv chat "$model" --file "$document" \
     --budget "${BUDGET:-1024}" --gpu-layers -1 --memory "${KV_MEMORY:-1GB}"

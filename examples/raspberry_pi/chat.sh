@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 
 command -v g++ make >/dev/null || sudo apt-get install --yes make g++ python3-venv
 make setup
-.venv/bin/python -m pip install --quiet '.[chat]' huggingface-hub
+.venv/bin/python -m pip install --quiet '.[chat]'
 
 exec .venv/bin/compresskv chat "$model" --file "$document" \
     --budget "${BUDGET:-1024}" --kv q8_0 --memory "${KV_MEMORY:-300MB}" --threads "$(nproc)"
