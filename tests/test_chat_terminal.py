@@ -215,10 +215,14 @@ def test_questions_on_the_command_line(folder: Path) -> None:
     assert max(results[1]["n_tokens_kept"]) < 200 < 800 < results[1]["n_tokens"]
 
 
+def _listen_to_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs, this test run perhaps, ignore it
+
+
 def test_ctrl_c_in_a_pipe_ends_with_130(folder: Path) -> None:
     running = subprocess.Popen(
         [sys.executable, *command(folder, file="long.txt")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, env=environment(folder),
+        stderr=subprocess.PIPE, text=True, env=environment(folder), preexec_fn=_listen_to_ctrl_c,
     )  # fmt: skip
     time.sleep(2)
     for _ in range(5):  # the first one stops the reading
