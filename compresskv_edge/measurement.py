@@ -71,6 +71,33 @@ class Calibration(Frozen):
                 yield f"calibration.query_directions[{layer}] is not one vector for each of {n} heads"
 
 
+class ErrorCurves(Frozen):
+    """What it costs answers when one layer alone is compressed, at several budgets: `compresskv calibrate --curves`.
+
+    Not in the paper, which compares layers at one budget by the error of their own output.
+    """
+
+    tokens: tuple[Count, ...] = Field(description="tokens that the layer keeps beside the window, ascending")
+    asked: Scores = Field(
+        description="(n_layer, n_tokens) probability that moves against the full cache (total variation), summed over "
+        "an answer's tokens, mean over the prompts, if the question chose the tokens; zeros: not evictable"
+    )
+    later: Scores = Field(description="(n_layer, n_tokens) the same, if keys alone chose them before the question came")
+
+    def arrays(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """asked, later: (n_layer, n_tokens) each."""
+        return np.asarray(self.asked, dtype=np.float64), np.asarray(self.later, dtype=np.float64)
+
+    def problems(self, n_layer: int) -> Iterator[str]:
+        """What does not fit a model of n_layer layers."""
+        if len(self.tokens) < 2 or any(a >= b for a, b in zip(self.tokens, self.tokens[1:])):
+            yield f"error_curves.tokens must be two numbers or more, ascending, got {list(self.tokens)}"
+        for field in ("asked", "later"):
+            shape = [len(row) for row in getattr(self, field)]
+            if shape != [len(self.tokens)] * n_layer:
+                yield f"error_curves.{field} has rows of {shape}: give {n_layer} rows of {len(self.tokens)}"
+
+
 def pack_directions(means: Sequence[npt.NDArray[Any]]) -> tuple[str, ...]:
     """Mean queries of each layer (n_head, head_dim) as Calibration.query_directions holds them; zeros become empty."""
     packed = []

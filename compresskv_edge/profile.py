@@ -27,7 +27,7 @@ from pydantic import (
 
 from .budget import allocate, resolve_mean_budget
 from .errors import BudgetError, ProfileError, UnsupportedModelError
-from .measurement import Calibration, Count, Frozen, NonNegative
+from .measurement import Calibration, Count, ErrorCurves, Frozen, NonNegative
 
 SCHEMA_VERSION = 1
 
@@ -158,6 +158,7 @@ class Profile(Frozen):
     default_budget: Budget = Field(description="int: tokens, mean per layer; float in (0, 1]: fraction of the prompt")
     provenance: Provenance
     calibration: Optional[Calibration] = Field(default=None, description="left out where numbers were published")
+    error_curves: Optional[ErrorCurves] = Field(default=None, description="left out where they were not measured")
 
     @field_validator("heads_ranked")
     @classmethod
@@ -189,6 +190,8 @@ class Profile(Frozen):
             resolve_mean_budget(self.default_budget, 0, window=self.settings.window)
         except BudgetError as error:
             yield f"default_budget: {error}"
+        if self.error_curves is not None:
+            yield from self.error_curves.problems(n_layer)
         if self.calibration is not None:
             yield from self.calibration.problems([self.model.heads_in(layer) for layer in range(self.model.n_layer)])
 
@@ -284,6 +287,19 @@ class Profile(Frozen):
     def heads_used(self) -> list[list[int]]:
         """The heads that score in each layer, best first: (n_layer, <= settings.n_heads)."""
         return [list(ranking[: self.settings.n_heads]) for ranking in self.heads_ranked]
+
+    def head_weights(self, layer: int) -> tuple[list[int], list[float]]:
+        """Heads of a layer and their semantic retrieval scores, best first, without those below 1 % of the best.
+
+        Equal weights where nothing was measured or no head of the layer retrieves.
+        """
+        heads = list(self.heads_ranked[layer])
+        scores = self.calibration.semantic_scores[layer] if self.calibration is not None else ()
+        best = max(scores, default=0.0)
+        if best == 0.0:
+            return heads, [1.0] * len(heads)
+        used = [head for head in heads if scores[head] >= 0.01 * best]
+        return used, [scores[head] for head in used]
 
 
 def schema_json() -> str:

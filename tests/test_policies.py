@@ -7,7 +7,7 @@ from typing import Any, List
 
 import numpy as np
 import pytest
-from layers import random_layers
+from layers import curves_of, random_layers
 
 from compresskv_edge import policies
 from compresskv_edge.errors import BudgetError, PolicyError
@@ -15,14 +15,20 @@ from compresskv_edge.policies import Policy
 
 WINDOW = 8  # the library's
 EVICTING = [name for name in policies.names() if name != "full"]
-VARIANTS = ["snapkv:window=8:kernel=5:pooling=avg", "chunkkv:chunk=20:reuse=1", "kvcrush:share=0.5", "cake:gamma=0"]
+VARIANTS = [
+    "snapkv:window=8:kernel=5:pooling=avg",
+    "chunkkv:chunk=20:reuse=1",
+    "kvcrush:share=0.5",
+    "cake:gamma=0",
+    "edge:later_share=0",
+]
 
 
 def choose(policy: Policy, layers: List[Any], mean: int, window: int = WINDOW) -> List[Any]:
     """The pure statement, whole: budgets, then tokens."""
     if not policy.evicts:
         return [np.arange(layer.n) for layer in layers]
-    budgets = policy.budgets(layers, [layer.n for layer in layers], mean, window=window)
+    budgets = policy.budgets(layers, [layer.n for layer in layers], mean, window=window, curves=curves_of(layers))
     return policy.keep_all(layers, budgets, mean, window=window)
 
 
@@ -76,7 +82,7 @@ def test_protected_tokens_stay_and_count(name: str) -> None:
     protected[[3, 17, 18, 90, 141]] = True
     layers = [dataclasses.replace(layer, protected=protected) for layer in random_layers(150)]
     policy = policies.get(name)
-    budgets = policy.budgets(layers, [150] * 4, 30, window=WINDOW, n_protected=5)
+    budgets = policy.budgets(layers, [150] * 4, 30, window=WINDOW, n_protected=5, curves=curves_of(layers))
     kept = policy.keep_all(layers, budgets, 30, window=WINDOW)
     assert sum(map(len, kept)) == 30 * 4
     for rows in kept:
@@ -88,7 +94,7 @@ def test_protected_tokens_that_do_not_fit(name: str) -> None:
     layers = random_layers(100, protected=np.arange(100) < 50)
     policy = policies.get(name)
     with pytest.raises(BudgetError, match="raise the budget"):
-        policy.budgets(layers, [100] * 4, 30, window=WINDOW, n_protected=50)
+        policy.budgets(layers, [100] * 4, 30, window=WINDOW, n_protected=50, curves=curves_of(layers))
     with pytest.raises(BudgetError, match=r"budget of layer 0 is 30 tokens, less than the 50 protected tokens"):
         policy.keep(layers[0], 30, 30, window=WINDOW)
 
@@ -108,7 +114,8 @@ def test_goes_on_with_what_earlier_evictions_left(name: str) -> None:
     positions = np.concatenate([np.arange(0, 200, 4), np.arange(200, 260)])
     layers = random_layers(len(positions), positions=positions)
     kept = choose(policies.get(name), layers, 60)
-    assert [len(rows) for rows in kept] == [60] * 4
+    assert sum(map(len, kept)) == 60 * 4
+    assert policies.get(name).curves or [len(rows) for rows in kept] == [60] * 4
     assert all(rows[-WINDOW:].tolist() == list(range(102, 110)) for rows in kept)
 
 
@@ -118,11 +125,11 @@ def test_every_policy_says_what_it_is() -> None:
     required = (
         "full streaming_llm h2o scissorhands tova sage_kv snapkv pyramidkv cake prefixkv chunkkv sentencekv treekv"
     )
-    required += " q_filters keydiff knorm uncomp kvcrush random compresskv"
+    required += " q_filters keydiff knorm uncomp kvcrush random compresskv edge"
     assert set(required.split()) == set(policies.names())
     sources = {policies.get(name).source for name in policies.names()} - {"none", "llama.cpp"}
     assert all(source.startswith("arXiv:") for source in sources)
-    assert len(sources) == len(policies.names()) - 2
+    assert len(sources) == len(policies.names()) - 3
 
 
 @pytest.mark.parametrize(
@@ -139,6 +146,8 @@ def test_every_policy_says_what_it_is() -> None:
         ("snapkv:window=0", "option window"),
         ("h2o:recent_share=1.5", "option recent_share"),
         ("cake:gamma=nan", "option gamma"),
+        ("edge:later_share=-0.1", "option later_share"),
+        ("edge:budgets=none", "option budgets of policy 'edge' is 'none': give a value like 'curves'"),
         ("snapkv+fold", "a modifier that is not 'merge'"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any, Callable, List, Tuple
 
 import numpy as np
 import pytest
+from layers import curved, curves_of
 from logits import Case, last_logits, prompt
 
 from compresskv_edge import Llama, Profile, native, policies, scoring
@@ -25,7 +26,7 @@ Loaded = Tuple[Llama, policies.Seen, Any]
 def loaded(tiny_gguf: Callable[..., Path]) -> Loaded:
     """A model, a prompt that was read once for all policies, and the state after it."""
     path = str(tiny_gguf("llama"))
-    profile, threads = Profile.uniform(path), {"n_threads": 1, "n_threads_batch": 1}
+    profile, threads = curved(path), {"n_threads": 1, "n_threads_batch": 1}
     # the statements know no sinks: they belong to Llama, not to a policy
     llm = Llama(path, kv_profile=profile, kv_tail=TAIL, kv_protect=False, n_ctx=2048, verbose=False, **threads)
     seen = policies.read(llm, TOKENS)
@@ -53,7 +54,8 @@ def test_apply_keeps_what_the_statement_says(name: str, loaded: Loaded) -> None:
     elif name == "full":
         want = [np.arange(N_PROMPT)] * len(seen.layers)
     else:
-        budgets = policy.budgets(seen.layers, [N_PROMPT] * len(seen.layers), mean, window=WINDOW)
+        n_tokens, curves = [N_PROMPT] * len(seen.layers), curves_of(list(seen.layers))
+        budgets = policy.budgets(seen.layers, n_tokens, mean, window=WINDOW, curves=curves)
         want = policy.keep_all(seen.layers, budgets, mean, window=WINDOW)
     for _ in range(2):
         llm.load_state(state)
@@ -166,7 +168,7 @@ def test_errors_of_apply(loaded: Loaded, path: str) -> None:
 
 @pytest.mark.parametrize("name", policies.names())
 def test_a_completion_under_every_policy(name: str, path: str) -> None:
-    profile = Profile.uniform(path) if name == "compresskv" else None  # the others do without
+    profile = curved(path) if name in ("compresskv", "edge") else None  # the others do without
     llm = Llama(
         path, kv_profile=profile, kv_policy=name, kv_budget=BUDGET, kv_tail=TAIL, n_ctx=2048, n_threads=1,
         n_threads_batch=1, verbose=False,
@@ -278,6 +280,7 @@ def test_a_bounded_prefill(mode: str, path: str) -> None:
         ({"kv_policy": "tova", "kv_prefill": "guided"}, "kv_policy='tova' is not scored by the library"),
         ({"kv_policy": "full", "kv_prefill": "chunked"}, "kv_policy='full' evicts nothing"),
         ({"kv_policy": "snapkv+merge"}, "merging changes keys and values"),
+        ({"kv_policy": "edge"}, "error curves, which the profile lacks: measure one with 'compresskv calibrate"),
     ],
 )
 def test_policies_that_cannot_be(options: Any, message: str, path: str) -> None:
@@ -294,6 +297,8 @@ def test_a_window_shrinks_with_a_budget_in_tokens(path: str) -> None:
     assert window(kv_policy="snapkv", kv_budget=9) == WINDOW
     assert window(kv_policy="snapkv", kv_budget=0.1) == 32
     assert window(kv_policy="tova", kv_budget=40) == WINDOW
+    assert window(kv_policy="edge", kv_profile=curved(path)) == 4
+    assert window(kv_policy="edge:window=2", kv_profile=curved(path), kv_budget=5) == 2
 
 
 def test_pickle_keeps_the_policy(path: str) -> None:
@@ -307,8 +312,7 @@ def test_pickle_keeps_the_policy(path: str) -> None:
 def test_layers_with_sliding_windows_are_left_alone(arch: str, tiny_gguf: Callable[..., Path]) -> None:
     path = str(tiny_gguf(arch))
     llm = Llama(
-        path, kv_profile=Profile.uniform(path), kv_prefill="full", n_ctx=2048, n_threads=1, n_threads_batch=1,
-        verbose=False,
+        path, kv_profile=curved(path), kv_prefill="full", n_ctx=2048, n_threads=1, n_threads_batch=1, verbose=False,
     )  # fmt: skip
     evictable = [il for il, layer in enumerate(llm._compression.layers) if layer.evictable]
     assert 0 < len(evictable) < len(llm._compression.layers)

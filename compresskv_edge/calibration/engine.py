@@ -193,8 +193,12 @@ class Engine:
 
     def next_token(self) -> int:
         """The likeliest token after those that were evaluated."""
+        return int(self.logits().argmax())
+
+    def logits(self) -> Float32:
+        """Of the last token, a copy: (n_vocab,)."""
         logits: Any = self.llm._ctx.get_logits_ith(-1)
-        return int(np.ctypeslib.as_array(logits, shape=(self.llm.n_vocab(),)).argmax())
+        return np.array(np.ctypeslib.as_array(logits, shape=(self.llm.n_vocab(),)), dtype=np.float32)
 
     def _ends(self, token: int) -> bool:
         import llama_cpp

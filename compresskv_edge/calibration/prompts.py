@@ -24,6 +24,7 @@ class Plan:
 
     n_documents: int = 12  # for the heads
     n_error_documents: int = 6  # the first of them again, for the layer errors
+    n_curve_documents: int = 0  # the first of them once more, for the error curves; 0: none are measured
     n_questions: int = 3  # needles of one document
     min_tokens: int = 512  # of the shortest prompt
     max_tokens: int = 2048  # of the longest
@@ -32,9 +33,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         counts = (self.n_documents, self.n_error_documents, self.n_questions, self.answer_tokens)
-        if min(counts) < 1 or self.n_error_documents > self.n_documents or self.answer_tokens < 2:
+        second = max(self.n_error_documents, self.n_curve_documents)
+        if min(counts) < 1 or self.n_curve_documents < 0 or second > self.n_documents or self.answer_tokens < 2:
             raise CalibrationError(
-                f"{self} cannot be run: all counts must be 1 or more, and no more errors than documents"
+                f"{self} cannot be run: all counts must be 1 or more, and no more errors or curves than documents"
             )
         if not 128 <= self.min_tokens <= self.max_tokens:
             raise CalibrationError(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import __version__
-from ..measurement import Calibration, pack_directions
+from ..measurement import Calibration, ErrorCurves, pack_directions
 from ..profile import Profile, Provenance, Settings
 from .answer import MIN_RECALL
 from .corpus import Corpus
+from .curves import POINTS
 from .layer_error import combine
 from .prompts import Document, Plan
 from .retrieval_score import rank
@@ -61,6 +63,21 @@ class Result:
         """The heads that choose the tokens of each layer."""
         return [ranking[: self.settings().n_heads] for ranking in self.heads_ranked()]
 
+    def head_weights(self) -> list[tuple[list[int], list[float]]]:
+        """How the heads of each layer count in policy `edge`, which the curves are measured with."""
+        profile = self.profile()
+        return [profile.head_weights(layer) for layer in range(profile.model.n_layer)]
+
+    def error_curves(self) -> Optional[ErrorCurves]:
+        """Mean over the documents, None if there were none."""
+        if not len(self.state.curves):
+            return None
+        asked, later = (
+            tuple(tuple(float(f"{value:.{_DIGITS}g}") for value in row) for row in rows)
+            for rows in self.state.curves.mean(axis=0)
+        )
+        return ErrorCurves(tokens=POINTS, asked=asked, later=later)
+
     def layer_errors(self) -> Float64:
         """(n_layer,) Each haystack is one data set; zero where a layer is not measured."""
         sums: dict[str, Float64] = {}
@@ -79,6 +96,7 @@ class Result:
             default_budget=self.uncalibrated.default_budget,
             provenance=self._provenance(),
             calibration=self._calibration(),
+            error_curves=self.error_curves(),
         )
 
     def _calibration(self) -> Calibration:
@@ -118,6 +136,10 @@ class Result:
             f"{MIN_COUNTED} are needed to rank its heads: all of them score"
         )
 
+    def _how_curves(self) -> str:
+        n_prompts = sum(len(document.needles) for document in self.documents[: len(self.state.curves)])
+        return f"; error curves: one layer compressed at a time, {n_prompts} answers" if n_prompts else ""
+
     def _provenance(self) -> Provenance:
         plan, lengths = self.plan, self.state.lengths
         form = "without a chat template" if self.is_plain else "with the model's chat template"
@@ -126,7 +148,7 @@ class Result:
         return Provenance(
             how=f"heads: semantic retrieval score over {answers}, {form}; "
             f"layer errors: relative error after the output projection at {ERROR_BUDGET} tokens a layer, "
-            f"{self.state.n_steps} steps of {n_error_prompts} prompts, one data set a haystack",
+            f"{self.state.n_steps} steps of {n_error_prompts} prompts, one data set a haystack{self._how_curves()}",
             text=f"{self.corpus.name}; {plan.n_documents} documents, prompts of {min(lengths)} to {max(lengths)} "
             f"tokens, depths 0 to 100 %, seed {plan.seed}; disjoint from all evaluation",
             date="",  # the same calibration gives the same bytes on any day

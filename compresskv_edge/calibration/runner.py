@@ -2,7 +2,8 @@
 
 Two passes over the documents. The first scores the heads while the model answers. The second compresses every layer to
 32 tokens with the best heads, on paper, and measures what that changes after the output projection, for the queries of
-the full run. Keys, values and attention are in memory for one layer at a time.
+the full run. Keys, values and attention are in memory for one layer at a time. A third, if asked for, measures error
+curves (curves.py).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from .. import __version__
 from ..errors import CalibrationError
 from ..gguf_file import GGUF
 from ..profile import Profile
+from ..protection import common_prefix
 from ..scoring import select_tokens
+from . import curves
 from .answer import MIN_RECALL, recall
 from .attention import look_at
 from .corpus import Corpus, PathLike
@@ -123,6 +126,11 @@ class Runner:
             self._measure_errors(self.documents[i], heads)
             self._save_state()
             self._report("layers")
+        weights = self.result().head_weights() if self.plan.n_curve_documents else []
+        for i in range(len(self.state.curves), self.plan.n_curve_documents):
+            self._measure_curves(self.documents[i], weights)
+            self._save_state()
+            self._report("curves")
         profile = self.result().profile()
         if self.state_path is not None:
             self.state_path.unlink(missing_ok=True)
@@ -210,6 +218,21 @@ class Runner:
         return outputs_of_kept(queries, keys, values, kept, n_prompt, softcap=self.engine.softcap)
 
     #
+    # third pass, if asked for: error curves
+    #
+
+    def _measure_curves(self, document: Document, weights: list[tuple[list[int], list[float]]]) -> None:
+        engine, found = self.engine, []
+        for needle in document.needles:
+            tokens, other = (
+                engine.tokens(document.ask(each, engine.render))
+                for each in (needle, dataclasses.replace(needle, question="?"))
+            )
+            asked = curves.asked(engine, tokens, weights)
+            found.append((asked, curves.later(engine, tokens, common_prefix(tokens, other))))
+        self.state.curves = np.concatenate([self.state.curves, np.mean(found, axis=0)[None]])
+
+    #
     # progress
     #
 
@@ -222,10 +245,16 @@ class Runner:
         errors = self.documents[: self.plan.n_error_documents]
         done = [*self.documents[: self._n_scored()], *errors[: len(self.state.errors)]]
         work, total = (sum(map(self._cost, part)) for part in (done, [*self.documents, *errors]))
+        work += sum(map(self._curve_cost, self.documents[: len(self.state.curves)]))
+        total += sum(map(self._curve_cost, self.documents[: self.plan.n_curve_documents]))
         self.report(Progress(work, total, phase, int(self.result().counted.sum()), len(self.state.recall)))
 
     def _cost(self, document: Document) -> float:
         return document.n_tokens + len(document.needles) * DECODE_COST * self.plan.answer_tokens
+
+    def _curve_cost(self, document: Document) -> float:
+        n_runs = len(list(self.engine.measured_layers())) * len(curves.POINTS)
+        return 2 * len(document.needles) * (document.n_tokens + n_runs * DECODE_COST * curves.MAX_STEPS)
 
     def _key(self) -> dict[str, Any]:
         return {
@@ -238,7 +267,13 @@ class Runner:
         found = None if self.state_path is None else State.load(self.state_path)
         if found is not None and found.fits(key):
             return found
-        return State.empty(key, len(layers), max(x.n_head for x in layers), max(x.head_dim_k for x in layers))
+        return State.empty(
+            key,
+            len(layers),
+            max(x.n_head for x in layers),
+            max(x.head_dim_k for x in layers),
+            len(curves.POINTS),
+        )
 
     def _save_state(self) -> None:
         if self.state_path is not None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 Float64 = npt.NDArray[np.float64]
 
-_ARRAYS = ("semantic", "classic", "recall", "query_sum", "errors")
+_ARRAYS = ("semantic", "classic", "recall", "query_sum", "errors", "curves")
 
 
 @dataclass
@@ -30,15 +30,18 @@ class State:
     recall: Float64  # (n_questions,)
     query_sum: Float64  # (n_layer, n_head, head_dim)
     errors: Float64  # (n_error_documents, n_layer) sums over the steps
+    curves: Float64  # (n_curve_documents, 2, n_layer, n_points) asked and later, mean over the document's questions
     n_queries: int = 0
     n_steps: int = 0  # of the errors
     lengths: list[int] = field(default_factory=list)  # tokens of each prompt
 
     @classmethod
-    def empty(cls, key: dict[str, Any], n_layer: int, n_head: int, head_dim: int) -> State:
+    def empty(cls, key: dict[str, Any], n_layer: int, n_head: int, head_dim: int, n_points: int = 0) -> State:
         heads = np.zeros((0, n_layer, n_head))
         sums = np.zeros((n_layer, n_head, head_dim))
-        return cls(key, heads, heads.copy(), np.zeros(0), sums, np.zeros((0, n_layer)))
+        return cls(
+            key, heads, heads.copy(), np.zeros(0), sums, np.zeros((0, n_layer)), np.zeros((0, 2, n_layer, n_points))
+        )
 
     @classmethod
     def load(cls, path: Path) -> Optional[State]:

@@ -38,7 +38,7 @@ def calibrate_command(
         Optional[Path], typer.Option(help="Folder of .txt files, or one, to hide needles in.", show_default="our own")
     ] = None,
     needles: Annotated[
-        Optional[str], typer.Option(help="JSON file of needles, or general, or tiny-needle2.", show_default="our own")
+        Optional[str], typer.Option(help="JSON file of needles, or general, or demo.", show_default="our own")
     ] = None,
     max_tokens: Annotated[
         Optional[int], typer.Option(min=128, help="Longest prompt; lengths are spread up to it.", show_default="2048")
@@ -46,6 +46,10 @@ def calibrate_command(
     documents: Annotated[
         Optional[int], typer.Option(min=1, help="Documents; each is asked three questions.", show_default="12")
     ] = None,
+    curves: Annotated[
+        bool,
+        typer.Option("--curves", help="Also error curves, which kv_policy='edge' needs: takes several times as long."),
+    ] = False,
     thorough: Annotated[
         bool, typer.Option("--thorough", help="32 documents of up to 8192 tokens, the model's context permitting.")
     ] = False,
@@ -69,7 +73,7 @@ def calibrate_command(
     output.parent.mkdir(parents=True, exist_ok=True)
     state = output.with_name(f".{output.stem}.state.npz")
     logs.route_llama_cpp()
-    plan = _plan(model, max_tokens, documents, thorough, seed)
+    plan = _plan(model, max_tokens, documents, thorough, seed, curves)
     try:
         with bar("calibrate") as report:
             profile = calibrate(
@@ -83,12 +87,16 @@ def calibrate_command(
     _finish(profile, output, allow_uncalibrated)
 
 
-def _plan(model: Path, max_tokens: Optional[int], documents: Optional[int], thorough: bool, seed: int) -> Any:
+def _plan(
+    model: Path, max_tokens: Optional[int], documents: Optional[int], thorough: bool, seed: int, curves: bool
+) -> Any:
     from ..calibration import QUICK, THOROUGH, fit_to_context
 
     plan = dataclasses.replace(THOROUGH if thorough else QUICK, seed=seed)
     if documents is not None:
         plan = dataclasses.replace(plan, n_documents=documents, n_error_documents=max(1, documents // 2))
+    if curves:
+        plan = dataclasses.replace(plan, n_curve_documents=plan.n_error_documents)
     if max_tokens is None:
         return fit_to_context(plan, model)
     return dataclasses.replace(plan, max_tokens=max_tokens, min_tokens=min(plan.min_tokens, max_tokens))
@@ -107,7 +115,7 @@ def _finish(profile: Profile, output: Path, allow_uncalibrated: bool) -> None:
 
 
 @profile_app.command(
-    "show", epilog="Examples: `compresskv profile show tiny-needle2`, `compresskv profile show mine.json --budget 0.1`."
+    "show", epilog="Examples: `compresskv profile show demo`, `compresskv profile show mine.json --budget 0.1`."
 )
 def show_command(
     name: _Name,

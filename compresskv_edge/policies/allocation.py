@@ -14,6 +14,7 @@ from ..profile import Settings
 from .layer import Layer
 
 Float64 = npt.NDArray[np.float64]
+Curves = Tuple[Sequence[int], Float64, Float64]  # as measurement.ErrorCurves: tokens; asked, later (n_layer, n_tokens)
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Wish:
     measures: Tuple[Any, ...] = ()  # (n_layer,) what `measure` returned
     errors: Tuple[float, ...] = ()  # (n_layer,) of the profile, if there is one
     settings: Settings = field(default_factory=Settings)
+    curves: Optional[Curves] = None  # of the profile, if it has any
 
     @property
     def n_layer(self) -> int:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ..errors import BudgetError
 from ..profile import Settings
 from ..scoring import pool
-from .allocation import Spread, Wish, settle, uniform
+from .allocation import Curves, Spread, Wish, settle, uniform
 from .layer import Array, Bools, Indices, Layer
 from .selection import Candidates, Selection, top_k
 
@@ -45,7 +45,9 @@ class Policy:
     keys: bool = True  # they read Layer.k
     sample: bool = False  # they read Layer.sample
     sentences: bool = False  # they read Layer.ends
-    heads: Literal["all", "profile"] = "all"  # that score, where the library can do it
+    heads: Literal["all", "profile", "weighted"] = "all"  # that score: the profile's best, or all by their scores there
+    curves: bool = False  # `spread` reads the profile's error curves
+    own_window: bool = False  # a library of its own has its window, even if the profile's is longer
     native: bool = False  # attention of the window, pooled: csrc/ckv-score.cpp does the same
     decodes: bool = False  # the paper evicts while decoding as well
     evicts: bool = True
@@ -71,13 +73,14 @@ class Policy:
         window: int,
         errors: Sequence[float] = (),
         settings: Optional[Settings] = None,
+        curves: Optional[Curves] = None,
         n_protected: int = 0,
     ) -> List[int]:
         """Tokens for each layer: (n_layer,), `mean` on average, or all that there are.
 
         layers: read only if the policy measures them. n_tokens: (n_layer,) that each layer holds. window: the
-        library's. errors (n_layer,), settings: the profile's, for the policies that look at it. n_protected: tokens
-        that every layer must have room for beside its window. Raises BudgetError.
+        library's. errors (n_layer,), settings, curves: the profile's, for the policies that look at them. n_protected:
+        tokens that every layer must have room for beside its window. Raises BudgetError.
         """
         if sum(n_tokens) <= mean * len(n_tokens):
             return list(n_tokens)
@@ -85,7 +88,7 @@ class Policy:
         measure = self.spread.measure
         measures = () if measure is None else tuple(measure(layer, min(own, layer.n)) for layer in layers)
         low = max(min(own + 1, mean), own + n_protected)
-        wish = Wish(mean, own, tuple(n_tokens), measures, tuple(errors), settings or Settings())
+        wish = Wish(mean, own, tuple(n_tokens), measures, tuple(errors), settings or Settings(), curves)
         return settle(self.spread.share(wish), mean * len(n_tokens), low, n_tokens)
 
     def keep(self, layer: Layer, budget: int, mean: int, *, window: int) -> Indices:

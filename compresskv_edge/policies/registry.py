@@ -34,7 +34,11 @@ _NAMES = (
     "uncomp",
     "kvcrush",
     "random",
+    "edge",
 )
+
+# options that are words
+_CHOICES = {"pooling": ("avg", "max"), "budgets": ("curves", "errors", "equal"), "heads": ("weighted", "top")}
 
 POLICIES: Mapping[str, Callable[..., Policy]] = {
     name: importlib.import_module(f".{name}", __package__).policy for name in _NAMES
@@ -80,11 +84,13 @@ def _option(name: str, factory: Callable[..., Policy], option: str) -> tuple[str
 
 
 def _sensible(key: str, value: Any) -> bool:
-    """Kernels are odd, poolings are two, and no number is negative or zero but sinks and seeds."""
-    if key == "pooling":
-        return value in ("avg", "max")
+    """Words are of a few, kernels are odd, no number is negative or zero but sinks, seeds and what is for later."""
+    if key in _CHOICES:
+        return value in _CHOICES[key]
     if key == "kernel":
         return bool(value > 0 and value % 2 == 1)
+    if key == "later_share":
+        return bool(0.0 <= value <= 1.0)
     if key.endswith("share"):
         return bool(0.0 < value <= 1.0)
     return bool(value >= 0 if key in ("sinks", "seed", "gamma") else value > 0) and value != float("inf")

@@ -13,6 +13,7 @@ from .. import native
 from ..errors import PolicyError
 from ..profile import Profile, Settings
 from ..protection import with_floor
+from .allocation import Curves
 from .layer import Bools, Indices, Layer
 from .policy import Policy
 from .recorder import Needs, Recorder
@@ -33,6 +34,8 @@ _CLOSERS = " \"')]\u00bb\u201d\u2019"  # may follow an end
 def attached_profile(spec: str, profile: Profile, budget: Any) -> Profile:
     """What the library is given for a policy: heads, window and pooling. A budget in tokens may shrink the window."""
     policy = get(spec)
+    if policy.own_window:
+        return profile.model_copy(update={"settings": profile.settings.model_copy(update={"window": policy.window})})
     if not policy.native or policy.heads == "profile":
         return profile
     least = profile.settings.window
@@ -62,6 +65,11 @@ class Run:
             raise PolicyError(
                 f"policy {spec!r}: merging changes keys and values in the cache, which the engine does not offer yet: "
                 "leave out '+merge'"
+            )
+        if self.policy.curves and compression.profile.error_curves is None:
+            raise PolicyError(
+                f"policy {spec!r} spreads its budget by error curves, which the profile lacks: measure one with "
+                "'compresskv calibrate MODEL.gguf -o profile.json --curves' and give it as kv_profile"
             )
 
     @property
@@ -177,11 +185,19 @@ class Run:
             window=compression.window,
             errors=[compression.profile.layer_errors[il] for il in self.evictable],
             settings=compression.profile.settings,
+            curves=self._curves(),
             n_protected=0 if self.native else len(compression.protected),
         )
         if self.native:
             budgets = with_floor(budgets, len(compression.protected) + compression.window)
         return self._per_layer(budgets)
+
+    def _curves(self) -> Optional[Curves]:
+        found = self.compression.profile.error_curves
+        if found is None:
+            return None
+        asked, later = found.arrays()
+        return found.tokens, asked[self.evictable], later[self.evictable]
 
     def _per_layer(self, budgets: Sequence[int]) -> List[int]:
         by_layer = dict(zip(self.evictable, budgets))
@@ -209,9 +225,13 @@ class Run:
 
     def _dress(self, layer: Layer) -> Layer:
         """What belongs to the policy and the user, not to the text."""
-        heads = self.compression.profile.heads_used()[layer.index] if self.policy.heads == "profile" else ()
+        profile, which = self.compression.profile, self.policy.heads
+        heads: Sequence[int] = profile.heads_used()[layer.index] if which == "profile" else ()
+        weights: Sequence[float] = ()
+        if which == "weighted":
+            heads, weights = profile.head_weights(layer.index)
         protected = np.isin(layer.positions, np.asarray(self.compression.protected, dtype=np.int64))
-        return replace(layer, heads=heads, protected=protected)
+        return replace(layer, heads=heads, weights=weights, protected=protected)
 
     def read_layer(self, llm: Any, il: int) -> Layer:
         """What layer il holds, as arrays."""
@@ -240,10 +260,12 @@ class Run:
 
 
 def _with_settings(policy: Policy, profile: Profile) -> Policy:
-    """CompressKV's window and pooling are the profile's."""
+    """CompressKV's window and pooling are the profile's; edge has a window of its own."""
+    settings = profile.settings
+    if policy.own_window:
+        return replace(policy, kernel=settings.kernel, pooling=settings.pooling)
     if policy.heads != "profile":
         return policy
-    settings = profile.settings
     return replace(
         policy, window=settings.window, recent=settings.window, kernel=settings.kernel, pooling=settings.pooling
     )

@@ -1,0 +1,93 @@
+"""Edge: CompressKV (arXiv:2508.02401) with budgets from error curves, weighted heads and a part for later questions."""
+
+from __future__ import annotations
+
+from typing import List, Tuple
+
+import numpy as np
+
+from ..errors import PolicyError
+from ..knapsack import spend
+from . import compresskv
+from .allocation import Curves, Spread, Wish, uniform
+from .keydiff import difference
+from .layer import Array, Indices, Layer
+from .policy import Policy
+from .selection import Candidates, Selection, top_k
+
+
+def policy(*, window: int = 4, later_share: float = 0.5, budgets: str = "curves", heads: str = "weighted") -> Policy:
+    """Our own variant of CompressKV. Each part can be taken back, to see what it is worth.
+
+    budgets: "curves", what each layer costs the answers at several budgets, solved as a knapsack (../knapsack.py);
+    "errors", the paper's; "equal". heads: "weighted", every head by its semantic retrieval score; "top", the paper's
+    first 4, equally. later_share: part of the budget beside the window that goes to tokens whose keys differ from the
+    others (KeyDiff, arXiv:2504.15364), whatever the question at hand: later ones may need them. window: most recent
+    tokens that stay and score; the paper has 8. Where one model serves several policies, the window is theirs at least.
+    """
+    return Policy(
+        title="Edge",
+        source="none",
+        score=score,
+        kernel=5,
+        window=window,
+        recent=window,
+        spread={"curves": by_curves(later_share), "errors": Spread(compresskv.share), "equal": uniform}[budgets],
+        select=_two_parts(later_share),
+        heads="weighted" if heads == "weighted" else "profile",
+        curves=budgets == "curves",
+        own_window=True,
+        decodes=True,
+    )
+
+
+def score(layer: Layer, window: int) -> Array:
+    """Rows of the heads, each times its weight, so that their mean is the weighted mean: (n_heads, n - window)."""
+    rows = compresskv.score(layer, window)
+    weights = np.asarray(layer.weights or [1.0] * len(rows), dtype=np.float64)
+    return np.asarray(rows * (weights / weights.mean())[:, None])
+
+
+def by_curves(later_share: float) -> Spread:
+    """The window for each layer, the rest by the profile's error curves, for the two parts of a budget together."""
+
+    def share(wish: Wish) -> List[float]:
+        if wish.curves is None:
+            raise PolicyError("policy 'edge' spreads its budget by error curves: give a profile that has some")
+        rest = spend(*joined(wish.curves, later_share), (wish.mean - wish.window) * wish.n_layer)
+        return [wish.window + n for n in rest]
+
+    return Spread(share)
+
+
+def joined(curves: Curves, later_share: float) -> Tuple[List[float], Array]:
+    """One curve a layer: what n tokens cost if later_share of them are for later questions.
+
+    Returns numbers of tokens (n_points,) and errors (n_layer, n_points).
+    Between two measured numbers of tokens a curve is a straight line, before the first and after the last it is flat.
+    """
+    tokens = np.asarray(curves[0], dtype=np.float64)
+    parts = [(part, rows) for part, rows in zip((1.0 - later_share, later_share), curves[1:]) if part > 0.0]
+    points = sorted({float(n) for part, _ in parts for n in tokens / part})
+    errors = [[np.interp(np.asarray(points) * part, tokens, row) for row in rows] for part, rows in parts]
+    return points, np.sum(errors, axis=0)
+
+
+def _two_parts(later_share: float) -> Selection:
+    """The best tokens for the question at hand, and those whose keys stand out."""
+
+    def select(candidates: Candidates, k: int) -> Indices:
+        n_now = max(k - round(later_share * k), int(candidates.forced.sum()))
+        now = top_k(candidates, n_now)
+        if n_now == k:
+            return now
+        return np.sort(np.concatenate([now, _others(candidates, now, k - n_now)]))
+
+    return select
+
+
+def _others(candidates: Candidates, chosen: Indices, k: int) -> Indices:
+    n_before = len(candidates.scores)
+    stands_out = difference(candidates.layer, candidates.layer.n - n_before).mean(axis=0).astype(np.float32)
+    stands_out[chosen] = -np.inf
+    return top_k(Candidates(stands_out, candidates.forced, candidates.layer), k)

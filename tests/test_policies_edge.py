@@ -1,0 +1,103 @@
+"""Edge: each of its parts by hand, and what each can be set back to."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, List
+
+import numpy as np
+import pytest
+from layers import random_layers
+from test_policies_rules import attending
+
+from compresskv_edge import Llama, policies
+from compresskv_edge.errors import PolicyError
+from compresskv_edge.policies import edge
+from compresskv_edge.policies.allocation import Wish
+
+ASKED = np.array([[4.0, 2.0, 2.0], [9.0, 5.0, 3.0]])
+CURVES = ((1, 2, 4), ASKED, np.zeros((2, 3)))
+
+
+def keep(spec: str, layer: Any, budget: int, window: int = 1) -> List[int]:
+    return policies.get(spec).keep(layer, budget, budget, window=window).tolist()
+
+
+def test_budgets_are_the_window_and_what_the_curves_give() -> None:
+    """By hand in test_knapsack.py: of 6 tokens beside the windows 2 and 4, of 2 one each."""
+    layers, policy = random_layers(100, n_layer=2), policies.get("edge:later_share=0")
+    for mean, want in ((7, [6, 8]), (5, [5, 5])):
+        assert policy.budgets(layers, [100, 100], mean, window=4, curves=CURVES) == want
+
+
+def test_both_parts_of_a_budget_count() -> None:
+    """A quarter is for later: n tokens cost what 3 n / 4 cost the question at hand and n / 4 a later one."""
+    later = np.array([[1.0, 0.5, 0.0], [8.0, 8.0, 0.0]])
+    points, errors = edge.joined((CURVES[0], ASKED, later), 0.25)
+    assert points == pytest.approx([4 / 3, 8 / 3, 4, 16 / 3, 8, 16])
+    np.testing.assert_allclose(errors[0], [4 + 1, 2 + 1, 2 + 1, 2 + 5 / 6, 2 + 0.5, 2 + 0])
+    np.testing.assert_allclose(errors[1], [9 + 8, 5 + 8, 4 + 8, 3 + 8, 3 + 8, 3 + 0])
+    for share, want in ((0, ASKED), (1, later)):
+        points, errors = edge.joined((CURVES[0], ASKED, later), share)
+        assert points == [1, 2, 4]
+        np.testing.assert_array_equal(errors, want)
+
+
+def test_without_curves_it_says_so() -> None:
+    with pytest.raises(PolicyError, match="error curves"):
+        policies.get("edge").spread.share(Wish(mean=7, window=4, n_tokens=(100, 100)))
+
+
+def test_heads_count_by_their_weight() -> None:
+    """Head 0 looks at token 2, head 1 at token 9; without pooling the heavier one decides."""
+    rows = np.full((2, 1, 12), 0.01)
+    rows[0, 0, 2], rows[1, 0, 9] = 1.0, 0.9
+    for weights, best in (((), 2), ((1.0, 1.0), 2), ((1.0, 3.0), 9), ((0.0, 1.0), 9)):
+        layer = attending(rows, heads=(0, 1), weights=weights)
+        assert edge.score(layer, 1).mean(axis=0).argmax() == best
+    layer = attending(rows, heads=(1, 0), weights=(1.0, 3.0))
+    assert edge.score(layer, 1).mean(axis=0).argmax() == 2, "weights are those of `heads`, in their order"
+
+
+def _odd_keys() -> Any:
+    """The last query looks at tokens 3 to 7; token 12 has a key unlike all others, whom nobody asks for."""
+    rows = np.full((1, 1, 20), 1e-3)
+    rows[0, 0, 3:8] = 1.0
+    layer = attending(rows)
+    k, queries = (np.pad(rows, [(0, 0), (0, 0), (0, 1)]) for rows in (layer.k, layer.queries))
+    k[0, :, -1], k[0, 12, -1] = 1.0, -1.0  # no query sees this side of a key
+    return policies.Layer(index=0, k=k, queries=queries, positions=layer.positions)
+
+
+def test_a_part_is_for_later_questions() -> None:
+    asked = keep("edge:later_share=0", _odd_keys(), 5)
+    assert 12 not in asked
+    assert set(asked[:-1]) <= {3, 4, 5, 6, 7}
+    both = keep("edge:later_share=0.25", _odd_keys(), 5)
+    assert 12 in both
+    assert len(set(both) & set(asked[:-1])) == 3
+    assert 12 in keep("edge:later_share=1", _odd_keys(), 2)
+
+
+def test_protected_tokens_come_before_the_part_for_later() -> None:
+    protected = np.isin(np.arange(20), [0, 1, 15])
+    layer = _odd_keys()
+    layer = policies.Layer(0, layer.k, layer.queries, layer.positions, protected=protected)
+    assert keep("edge:later_share=1", layer, 5) == [0, 1, 12, 15, 19]
+    assert keep("edge:later_share=0.5", layer, 4) == [0, 1, 15, 19]
+
+
+def test_parts_can_be_set_back_to_the_paper() -> None:
+    layers, errors = random_layers(200), [0.1, 0.2, 0.3, 0.4]
+    paper = policies.get("compresskv")
+    plain = policies.get("edge:window=8:later_share=0:budgets=errors:heads=top")
+    budgets = paper.budgets(layers, [200] * 4, 50, window=8, errors=errors)
+    assert plain.budgets(layers, [200] * 4, 50, window=8, errors=errors) == budgets
+    for a, b in zip(paper.keep_all(layers, budgets, 50, window=8), plain.keep_all(layers, budgets, 50, window=8)):
+        np.testing.assert_array_equal(a, b)
+    assert policies.get("edge:budgets=equal").budgets(layers, [200] * 4, 50, window=8) == [50] * 4
+
+
+def test_a_profile_without_curves_is_refused_and_the_paper_budgets_need_none(load: Callable[..., Llama]) -> None:
+    with pytest.raises(PolicyError, match=r"policy 'edge' .* lacks: measure one with 'compresskv calibrate"):
+        load(kv_policy="edge")
+    assert load(kv_policy="edge:budgets=errors")._compression.window == 4
