@@ -6,6 +6,8 @@ whatever else the machine does hits all of them alike and ratios are taken betwe
     stock       the whole prompt in llama.cpp's own cache
     compressed  the same prompt, evicted to the budget
     limit       llama.cpp's own cache with a prompt no longer than the budget: as fast as any eviction can get
+
+and, if asked, llama.cpp's own cache of other types (`Plan.against`) with the whole prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import gguf
 import numpy as np
 
 from . import native, random_gguf
-from .bench_result import BLOCK, CHUNK, Eviction, KVBytes, Plan, Result, Samples
+from .bench_result import BLOCK, CHUNK, Eviction, KVBytes, Peaks, Plan, Result, Rival, Samples
+from .doctor import devices
 from .errors import BudgetError, CompressKVError, EngineError, UnsupportedModelError
 from .machine import align_large_blocks_alike, machine_facts, resident_bytes
 from .profile import Profile, Settings
@@ -65,12 +68,24 @@ def run(model_path: Path, plan: Plan, profile: Profile | None = None, step: Step
 
     profile: None: `uniform_profile`. Raises CompressKVError.
     """
+    return run_all(model_path, [plan], profile, step)[0]
+
+
+def run_all(
+    model_path: Path, plans: Sequence[Plan], profile: Profile | None = None, step: Step = lambda phase: None
+) -> list[Result]:
+    """Measure each plan with contexts of its own; all are checked before the first begins. See `run`."""
     align_large_blocks_alike()
     used = profile or uniform_profile(model_path)
-    _check(plan, used.settings.window)
+    for plan in plans:
+        _check(plan, used.settings.window)
+    how = _UNCALIBRATED if profile is None else _describe(profile)
+    return [_run(model_path, plan, used, how, step) for plan in plans]
+
+
+def _run(model_path: Path, plan: Plan, profile: Profile, how: str, step: Step) -> Result:
     with contextlib.ExitStack() as stack:
-        contexts = _open(model_path, plan, used, stack)
-        return _measure(model_path, plan, _UNCALIBRATED if profile is None else _describe(profile), contexts, step)
+        return _measure(model_path, plan, how, _open(model_path, plan, profile, stack), step)
 
 
 def _check(plan: Plan, window: int) -> None:
@@ -95,6 +110,12 @@ class _Contexts:
     stock: Llama
     compressed: Llama
     limit: Llama
+    against: dict[str, Llama]  # by type of K and V
+
+    @property
+    def full(self) -> list[Llama]:
+        """Those that hold the whole prompt."""
+        return [self.stock, self.compressed, *self.against.values()]
 
 
 def _open(path: Path, plan: Plan, profile: Profile, stack: contextlib.ExitStack) -> _Contexts:
@@ -110,12 +131,18 @@ def _open(path: Path, plan: Plan, profile: Profile, stack: contextlib.ExitStack)
         "compressed": {"n_ctx": n_ctx, **compression},
         "limit": {"n_ctx": plan.budget_tokens + plan.tail_tokens},
     }
-    return _Contexts(
-        **{name: stack.enter_context(contextlib.closing(_load(path, plan, more))) for name, more in options.items()}
-    )
+    kinds = dict.fromkeys(options, (plan.type_k, plan.type_v))
+    options.update({name: {"n_ctx": n_ctx} for name in plan.against})
+    kinds.update({name: (name, name) for name in plan.against})
+    loaded = {
+        name: stack.enter_context(contextlib.closing(_load(path, plan, kinds[name], more)))
+        for name, more in options.items()
+    }
+    against = {name: loaded.pop(name) for name in plan.against}
+    return _Contexts(**loaded, against=against)
 
 
-def _load(path: Path, plan: Plan, options: dict[str, Any]) -> Llama:
+def _load(path: Path, plan: Plan, kv_types: tuple[str, str], options: dict[str, Any]) -> Llama:
     from .llama import Llama
 
     if not path.is_file():
@@ -126,9 +153,11 @@ def _load(path: Path, plan: Plan, options: dict[str, Any]) -> Llama:
             n_batch=CHUNK,
             n_threads=plan.threads,
             n_threads_batch=plan.threads,
-            type_k=int(_ggml_type(plan.type_k)),
-            type_v=int(_ggml_type(plan.type_v)),
+            type_k=int(_ggml_type(kv_types[0])),
+            type_v=int(_ggml_type(kv_types[1])),
+            n_gpu_layers=plan.n_gpu_layers,
             flash_attn=True,
+            rope_freq_scale=1.0,  # said aloud, it allows prompts that are longer than those of the model's training
             swa_full=False,  # as a compressed cache has it
             verbose=False,
             **options,
@@ -140,19 +169,24 @@ def _load(path: Path, plan: Plan, options: dict[str, Any]) -> Llama:
 
 
 def _measure(path: Path, plan: Plan, profile: str, contexts: _Contexts, step: Step) -> Result:
-    machine = machine_facts()  # now: the load is that of others
+    machine = {**machine_facts(), "devices": _devices()}  # now: the load is that of others
     stock, compressed, limit = contexts.stock, contexts.compressed, contexts.limit
     # any tokens do: how long the arithmetic takes does not depend on them
     tokens = np.random.default_rng(0).integers(0, stock.n_vocab(), plan.prompt_tokens).tolist()
 
     prefills, evictions = [], []
     for _ in range(plan.prefill_repeats):
-        prefills.append(_prefill([stock, compressed], tokens, step))
+        prefills.append(_prefill(contexts.full, tokens, step))
         full = compressed.kv_stats()
+        allocated = _allocated(compressed)
         evictions.append(_evict(compressed))
     prefill_limit = _prefill([limit], tokens[: plan.budget_tokens], step)[0]
     stats = compressed.kv_stats()
-    decode = _decode([stock, compressed, limit], tokens, plan, step)
+    decode = _decode([stock, compressed, limit, *contexts.against.values()], tokens, plan, step)
+    against = {
+        name: Rival(Samples(tuple(row[2 + i] for row in prefills), decode[3 + i]), llm.kv_stats().kv_bytes)
+        for i, (name, llm) in enumerate(contexts.against.items())
+    }
     return Result(
         plan=plan,
         model=_model_facts(path, stock),
@@ -171,7 +205,25 @@ def _measure(path: Path, plan: Plan, profile: str, contexts: _Contexts, step: St
         stock=Samples(tuple(pair[0] for pair in prefills), decode[0]),
         compressed=Samples(tuple(pair[1] for pair in prefills), decode[1]),
         limit=Samples((prefill_limit,), decode[2]),
+        peaks=Peaks(
+            stock=_allocated(stock),
+            compressed=allocated + stats.kv_bytes_peak - full.kv_bytes,  # both caches are there while rows move
+            limit=_allocated(limit),
+            against={name: _allocated(llm) for name, llm in contexts.against.items()},
+        ),
+        against=against,
     )
+
+
+def _allocated(llm: Llama) -> int:
+    """Bytes of K, V and compute buffers as they are now, on all devices."""
+    memory = native.memory(llm._ctx.ctx)
+    return memory.context_bytes + memory.compute_bytes
+
+
+def _devices() -> list[str]:
+    """Names of what computes beside the CPU."""
+    return [f"{device.description or device.name} ({device.kind})" for device in devices() if device.kind != "CPU"]
 
 
 def _prefill(contexts: Sequence[Llama], tokens: Sequence[int], step: Step) -> list[tuple[float, ...]]:

@@ -24,7 +24,10 @@ BLOCK = 16  # decoded tokens before the next context takes its turn
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. Lengths in tokens; `n_threads` None: one a core."""
+    """What to measure. Lengths in tokens; `n_threads` None: one a core; `n_gpu_layers` as llama.cpp's, -1: all.
+
+    against: types of K and V ("q8_0") that llama.cpp's own cache holds the whole prompt in as well, for comparison.
+    """
 
     prompt_tokens: int = 8192
     budget_tokens: int = 1024
@@ -35,13 +38,16 @@ class Plan:
     type_k: str = "f16"
     type_v: str = "f16"
     tail_tokens: int = 512
+    n_gpu_layers: int = 0
+    against: tuple[str, ...] = ()
 
     @property
     def n_steps(self) -> int:
         """How often `bench.run` measures, and reports progress."""
-        chunks = _ceil_div(self.prompt_tokens, CHUNK)
-        blocks = _ceil_div(self.decode_tokens, BLOCK)
-        return 2 * self.prefill_repeats * chunks + _ceil_div(self.budget_tokens, CHUNK) + 3 * self.repeats * blocks
+        chunks = _ceil_div(self.prompt_tokens, CHUNK) * self.prefill_repeats
+        blocks = _ceil_div(self.decode_tokens, BLOCK) * self.repeats
+        n_full = 2 + len(self.against)  # contexts that hold the whole prompt
+        return n_full * chunks + _ceil_div(self.budget_tokens, CHUNK) + (n_full + 1) * blocks
 
     @property
     def threads(self) -> int:
@@ -79,8 +85,26 @@ class KVBytes:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """llama.cpp's own cache of another type, with the whole prompt."""
+
+    samples: Samples
+    kv_bytes: int
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Most bytes that a context had allocated beside the weights, on all devices: K, V and compute buffers."""
+
+    stock: int
+    compressed: int
+    limit: int
+    against: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Result:
-    """All that a run measured, and on what."""
+    """All that a run measured, and on what. `against`: by type of K and V."""
 
     plan: Plan
     model: dict[str, Any]
@@ -92,6 +116,8 @@ class Result:
     stock: Samples
     compressed: Samples
     limit: Samples
+    peaks: Peaks
+    against: dict[str, Rival]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: every sample, the summary and the checks."""
@@ -135,6 +161,7 @@ def summary(result: Result) -> dict[str, float]:
         "decode_ms_limit": median(limit.decode_ms),
         "decode_ratio_limit": paired_ratio(compressed.decode_ms, limit.decode_ms),
         "decode_speedup": paired_ratio(stock.decode_ms, compressed.decode_ms),
+        **{f"decode_ms_{name}": median(rival.samples.decode_ms) for name, rival in result.against.items()},
         "kv_ratio": result.kv.after / result.kv.stock,
         "kv_deviation": result.kv.after / result.kv.expected - 1,
     }
@@ -197,7 +224,7 @@ def table(result: Result) -> Table:
 
 def rows(result: Result) -> list[tuple[str, ...]]:
     """Cells of the table: what, stock, compressed, limit, ratio, target, met."""
-    figures, kv, last = summary(result), result.kv, result.evictions[-1]
+    figures, kv, peaks, last = summary(result), result.kv, result.peaks, result.evictions[-1]
     prefill, eviction, decode, deviation = checks(result)
     return [
         (
@@ -214,11 +241,20 @@ def rows(result: Result) -> list[tuple[str, ...]]:
             *_verdict(decode, "{:.3f} x limit"),
         ),
         ("decode, speed-up", "1.0", f"{figures['decode_speedup']:.2f}", "", "", "", ""),
-        ("KV, MiB", _mib(kv.stock), _mib(kv.after), _mib(kv.limit), f"{figures['kv_ratio']:.3f} x stock", "", ""),
-        ("KV expected, MiB", "", _mib(kv.expected), "", *_verdict(deviation, "{:.2%} off")),
-        ("KV before / peak, MiB", "", f"{_mib(kv.before)} / {_mib(kv.peak)}", "", "", "", ""),
-        ("process, MiB", "", f"{_mib(last.resident_before)} -> {_mib(last.resident_after)}", "", "", "", ""),
+        ("KV, MiB", mib(kv.stock), mib(kv.after), mib(kv.limit), f"{figures['kv_ratio']:.3f} x stock", "", ""),
+        ("KV expected, MiB", "", mib(kv.expected), "", *_verdict(deviation, "{:.2%} off")),
+        ("KV before / peak, MiB", "", f"{mib(kv.before)} / {mib(kv.peak)}", "", "", "", ""),
+        ("peak beside weights, MiB", *map(mib, (peaks.stock, peaks.compressed, peaks.limit)), "", "", ""),
+        *(_rival_row(name, rival, figures) for name, rival in result.against.items()),
+        ("process, MiB", "", f"{mib(last.resident_before)} -> {mib(last.resident_after)}", "", "", "", ""),
     ]
+
+
+def _rival_row(name: str, rival: Rival, figures: dict[str, float]) -> tuple[str, ...]:
+    """Decoding and cache of llama.cpp with K and V of another type, in the column of stock."""
+    ratio = figures[f"decode_ms_{name}"] / figures["decode_ms_compressed"]
+    cell = f"{_spread(rival.samples.decode_ms)}\n{mib(rival.kv_bytes)} MiB"
+    return f"stock with {name} KV", cell, "", "", f"{ratio:.2f} x compressed", "", ""
 
 
 def _verdict(check: Check, form: str) -> tuple[str, str, str]:
@@ -229,7 +265,8 @@ def _spread(samples: Sequence[float]) -> str:
     return f"{median(samples):.2f} ({min(samples):.2f}..{max(samples):.2f})"
 
 
-def _mib(n_bytes: int | None) -> str:
+def mib(n_bytes: int | None) -> str:
+    """Bytes as a table shows them."""
     return "?" if n_bytes is None else f"{n_bytes / 2**20:.1f}"
 
 

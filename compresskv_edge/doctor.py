@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
-import cffi
-
 from . import __version__, logs, machine, native, plan
 from .compression import free_bytes
 from .errors import LibraryError
@@ -123,12 +121,8 @@ def _build() -> tuple[Build | None, str]:
 
 def devices() -> tuple[Device, ...]:
     """What ggml can compute on, in its order. Raises LibraryError."""
-    import llama_cpp
-
     native.library()
-    ffi = cffi.FFI()
-    ffi.cdef(_GGML)
-    lib = ffi.dlopen(str(llama_cpp.llama_cpp._lib._name))  # its symbols and those of the libraries that it needs
+    ffi, lib = native.ggml(_GGML)
     return tuple(_device(ffi, lib, lib.ggml_backend_dev_get(i)) for i in range(lib.ggml_backend_dev_count()))
 
 

@@ -60,7 +60,7 @@ def align_large_blocks_alike() -> None:
     ggml's CPU work buffer is aligned by chance otherwise, and tiled flash attention is up to a fifth slower where it
     misses a cache line (docs/lab-notes.md, 2026-11-22): contexts that are compared must draw the same lot.
     """
-    with contextlib.suppress(OSError, AttributeError):  # other C libraries: as they are
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # other C libraries: as they are
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 64 << 10)
 
 

@@ -6,6 +6,7 @@ that variable; `library()` then makes sure that the binding did load our build, 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -26,6 +27,9 @@ BINDING_VERSION = "0.3.36"  # the llama-cpp-python whose llama.cpp we build; ven
 
 _PACKAGE = Path(__file__).parent
 _NAMES = {"win32": "llama.dll", "darwin": "libllama.dylib"}
+# ggml's API. Windows looks for a name in the one library that it is asked for, others also in what that needs
+_GGML_NAMES = {"win32": ("ggml-base.dll", "ggml.dll"), "darwin": ("libggml.dylib",)}
+_LOADER = "size_t ggml_backend_reg_count(void); void ggml_backend_load_all_from_path(const char * path);"
 _POOLING = {"avg": 0, "max": 1}
 _REDUCE = {"sum": 0, "max": 1}
 
@@ -68,10 +72,49 @@ def offer_library() -> None:
     """Let the first `import llama_cpp` of this process load our build; does nothing if it was imported already."""
     if "llama_cpp" in sys.modules:
         return
-    try:
+    with contextlib.suppress(LibraryError, OSError):  # library() says it when the library is needed
         os.environ["LLAMA_CPP_LIB_PATH"] = str(library_dir())
-    except LibraryError:
-        return  # library() says it when the library is needed
+        load_backends()
+
+
+def load_backends() -> None:
+    """Where ggml's backends are files of their own, as in wheels: load the best one of each kind for this machine.
+
+    llama.cpp itself looks for them beside the program, which is Python, and llama_cpp does not load them.
+    """
+    folder = library_dir()
+    if not has_variants(folder):
+        return
+    _, lib = ggml(_LOADER)
+    if lib.ggml_backend_reg_count() == 0:
+        lib.ggml_backend_load_all_from_path(str(folder).encode())
+
+
+def has_variants(folder: Path) -> bool:
+    """Whether the CPU's code is there several times, for CPUs of different abilities (GGML_CPU_ALL_VARIANTS)."""
+    return any(folder.glob("*ggml-cpu-*"))
+
+
+def ggml(declarations: str) -> tuple[Any, Any]:
+    """(ffi, lib) for C declarations of ggml's own API, which the binding lacks, in the library that llama.cpp uses."""
+    ffi = cffi.FFI()
+    ffi.cdef(declarations)
+    folder = library_dir()
+    names = _GGML_NAMES.get(sys.platform, ("libggml.so",))
+    return ffi, Together([ffi.dlopen(str(folder / name)) for name in names])
+
+
+class Together:
+    """Several libraries as one: each function from the first that has it."""
+
+    def __init__(self, libraries: Sequence[Any]) -> None:
+        self._libraries = libraries
+
+    def __getattr__(self, name: str) -> Any:
+        for library in self._libraries:
+            with contextlib.suppress(AttributeError):
+                return getattr(library, name)
+        raise AttributeError(f"no library has {name}")
 
 
 @functools.lru_cache(maxsize=1)
@@ -98,8 +141,7 @@ def library() -> tuple[Any, Any]:
     ffi.cdef(_declarations())
     lib = ffi.dlopen(str(loaded))
     _check_version(ffi, lib, loaded)
-    if lib.ggml_backend_reg_count() == 0:  # backends are files of their own (GGML_BACKEND_DL): the best of each
-        lib.ggml_backend_load_all_from_path(str(loaded.parent).encode())
+    load_backends()  # if llama_cpp was imported before us
     return ffi, lib
 
 
@@ -112,8 +154,7 @@ def _declarations() -> str:
     header = _header().decode()
     header = re.sub(r'^#.*$|^extern "C" \{$|^\}$|LLAMA_API', "", header, flags=re.MULTILINE)
     types = "typedef int32_t llama_pos; typedef int32_t llama_seq_id; struct llama_model; struct llama_context;"
-    ggml = "size_t ggml_backend_reg_count(void); void ggml_backend_load_all_from_path(const char * path);"
-    return types + header + ggml
+    return types + header
 
 
 def _check_version(ffi: Any, lib: Any, path: Path) -> None:

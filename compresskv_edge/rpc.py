@@ -14,8 +14,6 @@ import os
 import socket
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-import cffi
-
 from . import native
 from .errors import EngineError, LibraryError
 
@@ -192,9 +190,7 @@ def _binding() -> Any:
 def _ggml() -> Tuple[Any, Any]:
     """(ffi, lib) of ggml's device registry, from the library that llama_cpp uses."""
     native.library()
-    ffi = cffi.FFI()
-    ffi.cdef(_DECLARATIONS)
-    return ffi, ffi.dlopen(str(_binding()._lib._name))
+    return native.ggml(_DECLARATIONS)
 
 
 def _function(name: str, kind: str) -> Any:

@@ -53,6 +53,7 @@ def test_json_holds_every_field(measured):
     assert data["plan"]["prompt_tokens"] == 300
     assert data["model"]["name"] == "tiny-qwen2"
     assert data["model"]["n_layer"] == 3
+    assert data["machine"]["devices"] == [] or all("(" in name for name in data["machine"]["devices"])
     assert set(data["kv"]) == {"stock", "limit", "before", "after", "peak", "expected"}
     assert [check["name"].split(" ")[0] for check in data["checks"]] == ["prefill", "eviction", "decode", "KV"]
     assert all(isinstance(value, float) for value in data["summary"].values())
@@ -84,6 +85,43 @@ def test_a_given_profile_is_used(tiny_gguf):
     assert result.tokens_kept[0] > result.tokens_kept[1]
     assert sum(result.tokens_kept) == 3 * 64
     assert result.profile.startswith("tiny-qwen2")
+
+
+def test_rivals_hold_the_whole_prompt_in_their_type(tiny_gguf):
+    plan = replace(PLAN, prefill_repeats=1, repeats=1, against=("q8_0", "q4_0"))
+    steps = []
+    result = bench.run(tiny_gguf("qwen2"), plan, step=steps.append)
+    assert len(steps) == plan.n_steps
+    assert list(result.against) == ["q8_0", "q4_0"]
+    for name, rival in result.against.items():
+        assert rival.kv_bytes / result.kv.stock == bench.row_bytes(64, name) / bench.row_bytes(64, "f16")
+        assert [len(repeat) for repeat in rival.samples.prefill_ms] == [1]
+        assert len(rival.samples.decode_ms) == 2
+        assert min(rival.samples.decode_ms) > 0
+
+
+def test_peaks_hold_the_cache_and_what_computes(measured):
+    result, _ = measured
+    peaks, kv = result.peaks, result.kv
+    assert peaks.stock > kv.stock
+    assert peaks.limit > kv.limit
+    assert peaks.compressed > kv.peak > kv.after
+    assert peaks.against == {}
+
+
+def test_all_plans_are_checked_before_the_first_runs(tiny_gguf):
+    steps = []
+    with pytest.raises(BudgetError, match="the budget is 300 tokens"):
+        bench.run_all(tiny_gguf("qwen2"), [PLAN, replace(PLAN, budget_tokens=300)], step=steps.append)
+    assert steps == []
+
+
+def test_prompts_may_be_longer_than_those_of_the_training(tmp_path):
+    """Times do not depend on positions: `make bench-cuda` takes 128k tokens through any model."""
+    shape = replace(bench.random_gguf.TINY_SHAPES["qwen2"], n_ctx_train=128)
+    path = bench.random_gguf.write_random_gguf(tmp_path / "short.gguf", shape)
+    result = bench.run(path, replace(PLAN, prefill_repeats=1, repeats=1))
+    assert result.tokens_kept == (64, 64, 64)
 
 
 def test_nothing_to_evict(tiny_gguf):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from compresskv_edge import bench_result
-from compresskv_edge.bench_result import Check, Eviction, KVBytes, Plan, Result, Samples
+from compresskv_edge.bench_result import Check, Eviction, KVBytes, Peaks, Plan, Result, Rival, Samples
 
 MIB = 2**20
 RESULT = Result(
@@ -19,6 +19,14 @@ RESULT = Result(
     stock=Samples(prefill_ms=((400.0, 600.0),), decode_ms=(30.0, 27.0, 60.0)),
     compressed=Samples(prefill_ms=((404.0, 606.0),), decode_ms=(10.0, 9.0, 20.0)),
     limit=Samples(prefill_ms=((40.0,),), decode_ms=(10.0, 9.0, 16.0)),
+    peaks=Peaks(stock=130 * MIB, compressed=150 * MIB, limit=50 * MIB, against={}),
+    against={},
+)
+RIVALS = replace(
+    RESULT,
+    plan=replace(RESULT.plan, against=("q8_0",)),
+    peaks=replace(RESULT.peaks, against={"q8_0": 80 * MIB}),
+    against={"q8_0": Rival(Samples(((500.0, 700.0),), (33.0, 25.0, 61.0)), 51 * MIB)},
 )
 
 
@@ -74,6 +82,14 @@ def test_rows_show_figures_and_verdicts():
     assert cells(slow, "prefill")[-1] == "NO"
 
 
+def test_rivals_have_a_row_and_a_figure():
+    assert bench_result.summary(RIVALS)["decode_ms_q8_0"] == 33.0
+    assert cells(RIVALS, "stock with q8_0")[1] == "33.00 (25.00..61.00)\n51.0 MiB"
+    assert cells(RIVALS, "stock with q8_0")[4] == "3.30 x compressed"
+    assert cells(RIVALS, "peak beside weights")[1:4] == ("130.0", "150.0", "50.0")
+    assert {len(row) for row in bench_result.rows(RIVALS)} == {7}
+
+
 def test_unknown_memory_is_a_question_mark():
     unknown = replace(RESULT.evictions[0], resident_before=None, resident_after=None)
     assert cells(replace(RESULT, evictions=(unknown,)), "process")[2] == "? -> ?"
@@ -90,5 +106,6 @@ def test_every_row_has_a_cell_for_every_column():
 def test_number_of_steps():
     plan = Plan(prompt_tokens=1025, budget_tokens=512, decode_tokens=17, repeats=2, prefill_repeats=3)
     assert plan.n_steps == 2 * 3 * 3 + 1 + 3 * 2 * 2
+    assert replace(plan, against=("q8_0", "q4_0")).n_steps == 4 * 3 * 3 + 1 + 5 * 2 * 2
     assert plan.threads >= 1
     assert RESULT.plan.threads == 2

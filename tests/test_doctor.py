@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_a_problem(demo_model: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(doctor, "free_bytes", lambda: 20 << 20)
     said = run(demo_model).stdout
     assert "20 MB of memory are free" in said
-    assert "tiny-needle2 does not fit the memory that is free" in said
+    assert "demo does not fit the memory that is free" in said
 
 
 def test_a_system_that_does_not_tell_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,15 +11,17 @@ from typing import Annotated, Optional, cast, get_args
 
 import typer
 
-from .. import bench, logs, random_gguf
+from .. import bench, bench_grid, logs, random_gguf
 from ..bench_result import Plan, checks, table
 from ..profile import Profile
-from .options import one_of, progress, show, writable
+from .options import counts, kinds, names, numbers, one_of, progress, show, writable
 
 QUANTS = get_args(random_gguf.Quant)
 _EXAMPLES = (
     "Examples: `compresskv bench model.gguf` measures your model,"
-    " `compresskv bench --shape qwen2.5-0.5b --json out.json` a random one of that shape."
+    " `compresskv bench --shape qwen2.5-0.5b --json out.json` a random one of that shape,"
+    " `compresskv bench model.gguf --gpu-layers -1 --prompt-tokens 32768,131072 --budget 512,1024,2048"
+    " --against q8_0,q4_0` long prompts on a GPU, against quantised caches."
 )
 
 
@@ -34,8 +36,12 @@ def bench_command(
         str, typer.Option(help="Shape of the random model.", **one_of(tuple(random_gguf.SHAPES)))
     ] = "qwen2.5-0.5b",
     quant: Annotated[str, typer.Option(help="Type of the random model's matrices.", **one_of(QUANTS))] = "Q4_0",
-    prompt_tokens: Annotated[int, typer.Option(min=16, help="Length of the prompt.")] = Plan.prompt_tokens,
-    budget: Annotated[int, typer.Option(min=1, help="Tokens a layer keeps, on average.")] = Plan.budget_tokens,
+    prompt_tokens: Annotated[
+        str, typer.Option(help="Length of the prompt; several: one run for each.", **counts(16))
+    ] = str(Plan.prompt_tokens),
+    budget: Annotated[
+        str, typer.Option(help="Tokens a layer keeps, on average; several: one run for each.", **counts(1))
+    ] = str(Plan.budget_tokens),
     decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded a repeat.")] = Plan.decode_tokens,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of the decoding.")] = Plan.repeats,
     prefill_repeats: Annotated[
@@ -45,6 +51,10 @@ def bench_command(
     type_k: Annotated[str, typer.Option(help="Type of the cached keys.", **one_of(bench.KV_TYPES))] = "f16",
     type_v: Annotated[str, typer.Option(help="Type of the cached values.", **one_of(bench.KV_TYPES))] = "f16",
     tail: Annotated[int, typer.Option(min=16, help="Rows beside the budget, for new tokens.")] = Plan.tail_tokens,
+    against: Annotated[
+        str, typer.Option(help="Measure llama.cpp's cache in these types as well.", **kinds(bench.KV_TYPES))
+    ] = "",
+    gpu_layers: Annotated[int, typer.Option(help="Layers on the GPU, as in llama.cpp; -1: all.")] = 0,
     profile: Annotated[
         Optional[str], typer.Option(help="Profile: a file or a shipped name.", show_default="an uncalibrated one")
     ] = None,
@@ -58,15 +68,22 @@ def bench_command(
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a target is missed.")] = False,
 ) -> None:
     """Measure stock and compressed side by side: prefill, eviction, decoding and memory."""
-    plan = Plan(prompt_tokens, budget, decode_tokens, repeats, prefill_repeats, threads, type_k, type_v, tail)
+    common = Plan(
+        decode_tokens=decode_tokens, repeats=repeats, prefill_repeats=prefill_repeats, n_threads=threads,
+        type_k=type_k, type_v=type_v, tail_tokens=tail, n_gpu_layers=gpu_layers, against=tuple(names(against)),
+    )  # fmt: skip
+    plans = bench_grid.plans(common, numbers(prompt_tokens), numbers(budget))
     loaded = None if profile is None else Profile.load(profile)
     logs.route_llama_cpp()
-    with _model(model, shape, quant, cache_dir) as path, progress(plan.n_steps) as step:
-        result = bench.run(path, plan, loaded, step)
-    show(table(result))
+    with _model(model, shape, quant, cache_dir) as path, progress(sum(plan.n_steps for plan in plans)) as step:
+        results = bench.run_all(path, plans, loaded, step)
+    for result in results:
+        show(table(result))
+    if len(results) > 1:
+        show(bench_grid.table(results))
     if json_path is not None:
-        json_path.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
-    if check and not all(each.met for each in checks(result)):
+        json_path.write_text(json.dumps(bench_grid.to_dict(results), indent=2) + "\n", encoding="utf-8")
+    if check and not all(each.met for result in results for each in checks(result)):
         raise typer.Exit(1)
 
 

@@ -34,6 +34,40 @@ def budget(text: str) -> Union[int, float]:
         raise typer.BadParameter(f"{text!r} is neither a number of tokens nor a fraction of the prompt") from None
 
 
+def counts(minimum: int) -> dict[str, Any]:
+    """Arguments of typer.Option for one or more numbers of tokens, "512,1024"; `numbers` reads the text."""
+
+    def check(text: str) -> str:
+        for item in text.split(","):
+            if not item.strip().isdecimal() or int(item) < minimum:
+                raise typer.BadParameter(f"{item.strip()!r} is not a number of tokens from {minimum} on")
+        return text
+
+    return {"callback": check, "metavar": "TOKENS,..."}
+
+
+def numbers(text: str) -> list[int]:
+    """What `counts` has checked."""
+    return [int(item) for item in text.split(",")]
+
+
+def kinds(values: Sequence[str]) -> dict[str, Any]:
+    """Arguments of typer.Option for none or more of these values, "q8_0,q4_0", in any case; `names` reads the text."""
+
+    def check(text: str) -> str:
+        unknown = [name for name in names(text) if name not in values]
+        if unknown:
+            raise typer.BadParameter(f"{unknown[0]!r} is not one of {', '.join(values)}")
+        return text
+
+    return {"callback": check, "metavar": "TYPE,..."}
+
+
+def names(text: str) -> list[str]:
+    """Items of a list in lower case, each once."""
+    return list(dict.fromkeys(item.strip().lower() for item in text.split(",") if item.strip()))
+
+
 def writable(path: Optional[Path]) -> Optional[Path]:
     """Says now what would otherwise be found out when the work is done."""
     if path is not None and not path.parent.is_dir():
