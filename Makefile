@@ -14,7 +14,7 @@ UPSTREAM := vendor/llama_cpp.pin vendor/fetch.py
 SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/__init__.py \
             $(wildcard patches/*.patch compresskv_edge/csrc/* compresskv_edge/models/* profiles/*.json)
 
-.PHONY: help setup demo test test-arm bench lint models docs browser stock sdist wheel check-dist clean FORCE
+.PHONY: help setup demo test test-arm build-vulkan test-vulkan build-cuda test-cuda bench-cuda bench lint models results docs browser stock sdist wheel check-dist clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -34,6 +34,23 @@ test-arm: setup ## cross-build for 64-bit ARM, run the self-test in an emulator 
 	CKV_SELFTEST="qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/bin/ckv-selftest" \
 	$(BIN)/python -m pytest tests/test_selftest.py
 
+build-vulkan: $(VENV)/.tools ## compile for Vulkan in build/vulkan, with Mesa's software driver: Debian and Ubuntu, as root; JOBS=2
+	$(BIN)/python tools/vulkan.py build $(if $(JOBS),--jobs $(JOBS))
+
+test-vulkan: $(VENV)/.extras build-vulkan ## the engine's tests on a Vulkan device, in the worst case the software driver
+	$(BIN)/python tools/vulkan.py run $(BIN)/python -m pytest -k Vulkan
+
+build-cuda: $(VENV)/.tools ## compile for CUDA in build/cuda: CUDA_ARCH=90, JOBS=2; needs nvcc, not a GPU
+	$(BIN)/python tools/cuda.py build $(if $(CUDA_ARCH),--arch "$(CUDA_ARCH)") $(if $(JOBS),--jobs $(JOBS))
+
+test-cuda: $(VENV)/.extras build-cuda ## all tests with the CUDA build, on a machine with an NVIDIA GPU
+	$(BIN)/python tools/cuda.py run $(BIN)/python -m pytest
+
+# a random model of 1.5 billion parameters, or MODEL=model.gguf. At 128k its four caches take 10 GB, computed from its shape
+bench-cuda: $(VENV)/.package build-cuda ## decode at 32k and 128k on the GPU, against llama.cpp's f16, q8_0 and q4_0 caches
+	$(BIN)/python tools/cuda.py run $(BIN)/compresskv bench $(or $(MODEL),--shape qwen2.5-1.5b) --gpu-layers -1 --prompt-tokens 32768,131072 \
+	  --budget 512,1024,2048 --against q8_0,q4_0 --json build/cuda/bench.json
+
 bench: setup ## measure stock and compressed side by side
 	$(BIN)/compresskv bench
 
@@ -46,6 +63,12 @@ models: setup ## train the demo and the judge model from nothing (hours; build/m
 	$(PIP) install torch==2.13.0 tokenizers
 	$(BIN)/python tools/models/build.py demo build/models/demo
 	$(BIN)/python tools/models/build.py judge build/models/judge
+	REBUILT_MODELS=build/models $(BIN)/python -m pytest tests/test_models.py -k "needles or tasks"
+
+results: $(VENV)/.extras ## measure all policies of docs/results.md (over an hour on two cores; stopped, it goes on)
+	$(BIN)/python tools/measure_policies.py demo & demo=$$!; \
+	$(BIN)/python tools/measure_policies.py judge && wait $$demo
+	$(BIN)/python -m compresskv_edge.evaluate.results docs/results docs/results.md
 
 docs: $(VENV)/.extras ## the documentation in build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir build/site

@@ -2,8 +2,9 @@
 # ggml only what the RPC client does when a server is gone), so that a comparison with ours shows what the patches do and
 # nothing else.
 
-set(STOCK_SRC ${CKV_ROOT}/build/stock/src)
-set(STOCK_LIB ${CKV_ROOT}/build/stock/lib)
+set(CKV_STOCK_DIR ${CKV_ROOT}/build/stock CACHE PATH "a build for another device has a stock library of its own")
+set(STOCK_SRC ${CKV_STOCK_DIR}/src)
+set(STOCK_LIB ${CKV_STOCK_DIR}/lib)
 ckv_python(vendor/apply.py --pristine ${STOCK_SRC})
 
 function(ckv_stock_sources out)

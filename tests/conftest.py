@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import devices
 import pytest
 from prose import prose
 
@@ -18,6 +19,19 @@ if TYPE_CHECKING:
 PLAIN_ARCHS = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gpt2")
 ISWA_ARCHS = ("gemma2", "gemma3")  # sliding-window and full-attention layers interleaved
 UNSUPPORTED_ARCHS = ("bloom", "mamba", "jamba", "deepseek2", "bert", "t5")  # stock llama.cpp loads all of them
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("every_device"):
+        found = devices.available()
+        metafunc.parametrize("device", found, ids=[each.name for each in found], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device(request: pytest.FixtureRequest) -> Iterator[devices.Device]:
+    """The device that this module's models are loaded on."""
+    with devices.loading_on(getattr(request, "param", devices.CPU)):
+        yield devices.current
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +50,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def demo_model() -> Path:
     """The model that ships with the package."""
-    return Path(compression.__file__).parent / "models" / "tiny-needle2-q8_0.gguf"
+    return Path(compression.__file__).parent / "models" / "demo-q8_0.gguf"
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 As a script it runs stock llama_cpp on whatever library LLAMA_CPP_LIB_PATH names:
 
-    python tests/logits.py CASES.json OUT.npz
+    python tests/logits.py CASES.json OUT.npz OPTIONS
+
+OPTIONS: of all cases, as JSON: the device.
 """
 
 from __future__ import annotations
@@ -43,26 +45,34 @@ def last_logits(llm: Any) -> npt.NDArray[np.float32]:
     return np.ctypeslib.as_array(llm._ctx.get_logits_ith(-1), shape=(llm.n_vocab(),)).copy()
 
 
-def run(llm: Any, case: Case, after_prompt: Optional[Callable[[Any], None]] = None) -> npt.NDArray[np.float32]:
-    """Logits after the prompt and after each decoded token: (1 + n_decode, n_vocab)."""
+def run(
+    llm: Any,
+    case: Case,
+    after_prompt: Optional[Callable[[Any], None]] = None,
+    follow: Optional[npt.NDArray[np.float32]] = None,
+) -> npt.NDArray[np.float32]:
+    """Logits after the prompt and after each decoded token: (1 + n_decode, n_vocab).
+
+    The most likely token is decoded, by these logits or by those of an earlier run (follow).
+    """
     llm.eval(prompt(case))
     logits = [last_logits(llm)]
     if after_prompt is not None:
         after_prompt(llm)
-    for _ in range(case.n_decode):
-        llm.eval([int(logits[-1].argmax())])
+    for i in range(case.n_decode):
+        llm.eval([int((logits if follow is None else follow)[i].argmax())])
         logits.append(last_logits(llm))
     return np.stack(logits)
 
 
-def main(cases_path: str, out_path: str) -> None:
+def main(cases_path: str, out_path: str, options: str) -> None:
     import llama_cpp
 
     with open(cases_path, encoding="utf-8") as file:
         cases = [Case(*values) for values in json.load(file)]
     results = {}
     for i, case in enumerate(cases):
-        llm = llama_cpp.Llama(case.model, **case.options())
+        llm = llama_cpp.Llama(case.model, **case.options(), **json.loads(options))
         results[str(i)] = run(llm, case)
         llm.close()
     np.savez(out_path, **results)

@@ -19,9 +19,7 @@ def attempt(function):
         print("EngineError", flush=True)
 
 
-llm = Llama(
-    model, rpc_servers=endpoint, n_gpu_layers=-1, kv_profile="tiny-needle2", n_ctx=512, n_threads=1, verbose=False
-)
+llm = Llama(model, rpc_servers=endpoint, n_gpu_layers=-1, kv_profile="demo", n_ctx=512, n_threads=1, verbose=False)
 llm.eval(list(range(20, 60)))
 print("decoded", flush=True)
 os.kill(int(pid), signal.SIGKILL)

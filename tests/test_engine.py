@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Callable, List
 
+import devices
 import numpy as np
 import pytest
 from conftest import ISWA_ARCHS, PLAIN_ARCHS
@@ -14,6 +15,8 @@ from compresskv_edge import Llama, Profile, native, scoring
 from compresskv_edge.errors import EngineError
 from compresskv_edge.llama import KVStats
 from compresskv_edge.profile import Settings
+
+pytestmark = pytest.mark.every_device
 
 N_PROMPT = 1000
 KV_TAIL = 512
@@ -38,22 +41,21 @@ def load(path: Path, profile: Profile, budget: Any = 200, type_kv: str = "f16", 
 
 
 def specified(llm: Llama, profile: Profile, budgets: List[int]) -> List[Any]:
-    """What the NumPy statement keeps, given the queries and keys that the engine holds; None: not evictable."""
+    """(indices, scores) that the NumPy statement gives, from the queries and keys that the engine holds; None: not
+    evictable."""
     settings = profile.settings
-    kept: List[Any] = []
+    how = {"kernel": settings.kernel, "pooling": settings.pooling}
+    res: List[Any] = []
     for il, layer in enumerate(llm._compression.layers):
         if not layer.evictable:
-            kept.append(None)
+            res.append(None)
             continue
         q = native.read_queries(llm.ctx, il, layer, settings.window)
         k, _ = native.read_kv(llm.ctx, il, layer)
         heads = profile.heads_used()[il]
-        kept.append(
-            scoring.select_tokens(
-                q, k, heads, budgets[il], window=settings.window, kernel=settings.kernel, pooling=settings.pooling
-            )
-        )
-    return kept
+        kept = scoring.select_tokens(q, k, heads, budgets[il], window=settings.window, **how)
+        res.append((kept, scoring.token_scores(q, k, heads, **how)))
+    return res
 
 
 @pytest.mark.parametrize("settings", [{}, {"pooling": "max"}, {"window": 16, "kernel": 7}], ids=str)
@@ -70,9 +72,9 @@ def test_kept_tokens_are_those_of_the_specification(
 
     llm.compress()
 
-    for il, kept in enumerate(want):
-        if kept is not None:
-            np.testing.assert_array_equal(llm.kv_kept(il), kept)
+    for il, expected in enumerate(want):
+        if expected is not None:
+            devices.assert_kept(llm.kv_kept(il), *expected)
     evictable = [b for b in budgets if b]
     assert len(set(evictable)) == len(evictable), "every layer has a budget of its own"
 
@@ -102,8 +104,9 @@ def test_compressing_again_scores_prefix_and_tail(tiny_gguf: Callable[..., Path]
 
     llm.compress()
 
-    for il, kept in enumerate(want):
-        np.testing.assert_array_equal(llm.kv_kept(il), held[il][kept])
+    for il, expected in enumerate(want):
+        devices.assert_kept(np.searchsorted(held[il], llm.kv_kept(il)), *expected)
+        assert np.isin(llm.kv_kept(il), held[il]).all()
     assert llm.kv_stats().n_evictions == 2
     assert llm.kv_stats().n_tokens_seen == N_PROMPT + 150
 
@@ -120,11 +123,14 @@ def test_compressing_again_to_the_same_budgets_needs_no_memory(tiny_gguf: Callab
         llm.eval(prompt(Case(str(path), length)))
         layers = llm._compression.layers
         before = [native.read_kv(llm.ctx, il, layer) for il, layer in enumerate(layers)]
+        held = [llm.kv_kept(il) for il in range(len(layers))]
         want = specified(llm, profile, llm._compression.budgets(llm.n_tokens))
         llm.compress()
         for il, layer in enumerate(layers):
+            kept = np.searchsorted(held[il], llm.kv_kept(il))
+            devices.assert_kept(kept, *want[il])
             for old, new in zip(before[il], native.read_kv(llm.ctx, il, layer)):
-                np.testing.assert_array_equal(new, old[:, want[il]])
+                np.testing.assert_array_equal(new, old[:, kept])
     assert llm.kv_stats().kv_bytes == stats.kv_bytes
     assert llm.kv_stats().kv_bytes_peak == stats.kv_bytes_peak
     assert llm.kv_stats().n_evictions == 4
@@ -164,7 +170,7 @@ def test_the_tail_grows_while_decoding(tiny_gguf: Callable[..., Path]) -> None:
             llm.eval([token])
         logits.append(last_logits(llm))
         assert llm.kv_stats().n_tokens_kept[0] == 200 + 607
-    np.testing.assert_array_equal(*logits)
+    devices.assert_same(*logits)
 
 
 def test_a_selection_made_elsewhere(tiny_gguf: Callable[..., Path]) -> None:
@@ -260,7 +266,7 @@ def test_a_removal_inside_the_tail_works_as_upstream(tiny_gguf: Callable[..., Pa
     assert llm._ctx.kv_cache_seq_rm(-1, N_PROMPT, -1)
     llm.n_tokens = N_PROMPT
     llm.eval([65, 66, 67])
-    np.testing.assert_array_equal(last_logits(llm), first)
+    devices.assert_same(last_logits(llm), first)
 
 
 def test_removing_everything_starts_afresh(tiny_gguf: Callable[..., Path]) -> None:
@@ -272,5 +278,5 @@ def test_removing_everything_starts_afresh(tiny_gguf: Callable[..., Path]) -> No
     llm.compress()
     llm.reset()
     llm.eval(tokens)
-    np.testing.assert_array_equal(last_logits(llm), fresh)
+    devices.assert_same(last_logits(llm), fresh)
     assert set(llm.kv_stats().n_tokens_kept) >= {N_PROMPT}

@@ -7,12 +7,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import devices
 import numpy as np
 import pytest
+from rpc_servers import free_port, server
 
 from compresskv_edge import Llama, native, rpc
 from compresskv_edge.errors import EngineError
@@ -50,29 +51,6 @@ class Proxy:
             sink.shutdown(socket.SHUT_WR)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def server() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    port = free_port()
-    command = [sys.executable, "-m", "compresskv_edge", "rpc-server", "--port", str(port), "--threads", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            assert process.poll() is None, "the server has stopped"
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            time.sleep(0.05)
-        yield process, port
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.fixture(scope="module")
 def proxies() -> Iterator[list[Proxy]]:
     with server() as (_, first), server() as (_, second):
@@ -85,7 +63,9 @@ def servers(proxies: list[Proxy]) -> str:
 
 
 def opened(model: Path, servers: str | None, **options: object) -> Llama:
-    remote = {} if servers is None else {"rpc_servers": servers, "n_gpu_layers": -1, "tensor_split": [1.0, 1.0]}
+    here = devices.available()[0].options
+    there = {"rpc_servers": servers, "n_gpu_layers": -1, "tensor_split": [1.0, 1.0]}
+    remote = here if servers is None else there
     return Llama(str(model), n_ctx=4096, n_threads=1, n_threads_batch=1, verbose=False, **remote, **options)
 
 
@@ -105,7 +85,7 @@ def kept(llm: Llama) -> list[list[int]]:
 
 @pytest.mark.parametrize("type_k", [1, 8], ids=["f16", "q8_0"])
 def test_two_servers_give_what_one_machine_gives(demo_model: Path, servers: str, type_k: int) -> None:
-    options = {"kv_profile": "tiny-needle2", "kv_budget": 0.12, "type_k": type_k, "type_v": type_k}
+    options = {"kv_profile": "demo", "kv_budget": 0.12, "type_k": type_k, "type_v": type_k}
     here, there = opened(demo_model, None, **options), opened(demo_model, servers, **options)
     tokens, logits = answer(here)
     remote_tokens, remote_logits = answer(there)
@@ -125,7 +105,7 @@ def test_without_a_profile_they_are_stock(demo_model: Path, servers: str) -> Non
 def test_an_eviction_moves_scores_and_indices_not_the_cache(
     demo_model: Path, servers: str, proxies: list[Proxy]
 ) -> None:
-    llm = opened(demo_model, servers, kv_profile="tiny-needle2", kv_budget=0.12, kv_prefill="full")
+    llm = opened(demo_model, servers, kv_profile="demo", kv_budget=0.12, kv_prefill="full")
     tokens = llm.tokenize(DOCUMENT.encode())
     llm.eval(tokens)
     llm.compress()  # what the first graph of its kind sets up is not counted

@@ -11,6 +11,8 @@ from logits import TYPES, Case, prompt
 from compresskv_edge import Llama, native, scoring
 from compresskv_edge.errors import EngineError
 
+pytestmark = pytest.mark.every_device
+
 BY_NUMPY = {"sum": lambda a: a.sum(axis=1).mean(axis=0), "max": lambda a: a.max(axis=(0, 1))}
 
 

@@ -1,0 +1,58 @@
+"""How ggml's scheduler divides each graph among devices, for a prompt, an eviction and what is decoded after it.
+
+    GGML_SCHED_DEBUG=1 python tests/graph_splits.py MODEL OPTIONS
+
+OPTIONS: of Llama, as JSON; with kv_profile the cache is compressed after the prompt. Prints JSON: phase -> graphs ->
+splits, each [device, names of its inputs]. The scheduler logs them when that variable is set.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import sys
+from typing import Any, Dict, List, Tuple
+
+SPLIT = re.compile(r"## SPLIT #(\d+): (\S+) # \d+ inputs(.*)")
+INPUT = re.compile(r"\[([^ ]+) \(")
+
+Split = Tuple[str, List[str]]  # device, inputs
+Graph = List[Split]
+
+
+def parse(log: str) -> List[Graph]:
+    graphs: List[Graph] = []
+    for number, device, inputs in SPLIT.findall(log):
+        if number == "0":
+            graphs.append([])
+        graphs[-1].append((device, INPUT.findall(inputs)))
+    return graphs
+
+
+def main(model: str, options: str) -> Dict[str, List[Graph]]:
+    import llama_cpp
+
+    from compresskv_edge import Llama
+
+    llm = Llama(model, n_ctx=1024, n_batch=128, n_threads=1, n_threads_batch=1, verbose=False, **json.loads(options))
+    lines: List[str] = []
+    callback = llama_cpp.llama_log_callback(lambda level, text, data: lines.append(text.decode(errors="replace")))
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p())
+
+    def graphs_of(call: Any, *args: Any) -> List[Graph]:
+        lines.clear()
+        call(*args)
+        return parse("".join(lines))
+
+    tokens = llm.tokenize(b"The survey confirms the limits of the first experiment. " * 40)[:384]
+    res = {"prompt": graphs_of(llm.eval, tokens)}
+    if "kv_profile" in json.loads(options):
+        res["eviction"] = graphs_of(llm.compress)
+    res["token"] = graphs_of(llm.eval, tokens[:1])
+    res["batch"] = graphs_of(llm.eval, tokens[:40])
+    return res
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:])))

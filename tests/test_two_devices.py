@@ -1,0 +1,152 @@
+"""A GPU or another machine against the CPU: the same kept tokens, the same answers, and no graph cut into more pieces.
+
+Without a GPU the other device is an RPC server on loopback, whose kernels are the CPU's: what is left to see there is
+where each graph runs and what happens when layers are split.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import devices
+import pytest
+from logits import TYPES, last_logits
+from numpy_llama import write_f32_copy
+from rpc_servers import server
+
+from compresskv_edge import Llama, Profile, native, scoring
+from compresskv_edge.evaluate import needle
+
+PROFILE = {"kv_profile": "demo", "kv_budget": 0.12}
+N_LAYER = Profile.load("demo").model.n_layer
+
+Options = dict[str, Any]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "elsewhere" in metafunc.fixturenames:
+        names = [device.name for device in devices.available()[1:]]
+        metafunc.parametrize("elsewhere", ["RPC", *names], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="session")  # a stock model that is loaded later asks the server how much memory it has
+def rpc_server() -> Iterator[str]:
+    with server() as (_, port):
+        yield f"127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def elsewhere(request: pytest.FixtureRequest) -> Options:
+    """Options of Llama that put all layers on another device."""
+    if request.param == "RPC":
+        return {"rpc_servers": request.getfixturevalue("rpc_server"), "n_gpu_layers": -1}
+    return next(device.options for device in devices.available() if device.name == request.param)
+
+
+@pytest.fixture(scope="module")
+def demo_f32(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that no backend rounds on the way: what differs then comes from sums and from the KV cache."""
+    return write_f32_copy(demo_model, tmp_path_factory.mktemp("f32") / "demo-f32.gguf")
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[str]:
+    count = needle.token_counter(needle.open_model(None, None, 1.0))
+    return [prompt.text for prompt in needle.make_prompts(2, count, seed=5, contexts=(512, 1024))]
+
+
+def opened(model: Path, where: Options, type_kv: str = "f16", **options: Any) -> Llama:
+    kv = {"type_k": TYPES[type_kv], "type_v": TYPES[type_kv], **PROFILE, **options}
+    return Llama(str(model), n_ctx=2048, n_threads=1, n_threads_batch=1, verbose=False, **kv, **where)
+
+
+def on_cpu() -> Options:
+    return devices.available()[0].options
+
+
+def scores_of(llm: Llama, layer: int) -> Any:
+    shape, profile = llm._compression.layers[layer], llm._compression.profile
+    q = native.read_queries(llm.ctx, layer, shape, profile.settings.window)
+    k, _ = native.read_kv(llm.ctx, layer, shape)
+    return scoring.token_scores(q, k, profile.heads_used()[layer])
+
+
+def answer(llm: Llama, prompt: str) -> str:
+    return str(llm(prompt, max_tokens=8, temperature=0.0)["choices"][0]["text"])
+
+
+@pytest.mark.parametrize("type_kv", ["f16", "q8_0", "q4_0"])
+def test_kept_tokens_are_the_cpus(type_kv: str, elsewhere: Options, demo_f32: Path, prompts: list[str]) -> None:
+    here = opened(demo_f32, on_cpu(), type_kv, kv_protect=False)
+    there = opened(demo_f32, elsewhere, type_kv, kv_protect=False)
+    for prompt in prompts:
+        for llm in (here, there):
+            llm.reset()
+            llm.eval(llm.tokenize(prompt.encode()))
+        scores = [scores_of(here, layer) for layer in range(N_LAYER)]
+        here.compress()
+        there.compress()
+        for layer in range(N_LAYER):
+            devices.assert_kept(there.kv_kept(layer), here.kv_kept(layer), scores[layer], tie=devices.TIE)
+        for llm in (here, there):
+            llm.eval([65])
+        error = devices.relative_errors(last_logits(there), last_logits(here))
+        assert error < devices.ERROR, error
+
+
+@pytest.mark.parametrize("n_layers", [N_LAYER + 1, 2], ids=["all", "split"])
+def test_answers_are_the_cpus(n_layers: int, elsewhere: Options, demo_model: Path, prompts: list[str]) -> None:
+    """Also with the first layers here and the last ones there: each is compressed where it lives."""
+    here = opened(demo_model, on_cpu())
+    there = opened(demo_model, {**elsewhere, "n_gpu_layers": n_layers})
+    for prompt in prompts:
+        assert answer(there, prompt) == answer(here, prompt)
+        ours, theirs = there.kv_stats(), here.kv_stats()
+        assert (ours.n_tokens_kept, ours.kv_bytes) == (theirs.n_tokens_kept, theirs.kv_bytes)
+        assert ours.n_evictions > 0
+
+
+#
+# where graphs run
+#
+
+
+def graphs(model: Path, options: Options) -> dict[str, Any]:
+    script = str(Path(__file__).with_name("graph_splits.py"))
+    command = [sys.executable, script, str(model), json.dumps({**options, "flash_attn": True})]
+    done = subprocess.run(command, env={**os.environ, "GGML_SCHED_DEBUG": "1"}, stdout=subprocess.PIPE, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def divisions(graphs_of_phase: list[Any]) -> set[tuple[str, ...]]:
+    """The devices of each graph's splits, in order."""
+    return {tuple(device for device, _ in graph) for graph in graphs_of_phase}
+
+
+def inputs(graphs_of_phase: list[Any]) -> set[str]:
+    return {name for graph in graphs_of_phase for _, names in graph for name in names}
+
+
+@pytest.mark.parametrize("type_kv", ["f16", "q8_0"])
+@pytest.mark.parametrize("n_layers", [N_LAYER + 1, 2], ids=["all", "split"])
+def test_graphs_are_divided_as_stocks(n_layers: int, type_kv: str, elsewhere: Options, demo_model: Path) -> None:
+    where = {**elsewhere, "n_gpu_layers": n_layers, "type_k": TYPES[type_kv], "type_v": TYPES[type_kv]}
+    stock, ours = graphs(demo_model, where), graphs(demo_model, {**where, **PROFILE})
+    for phase in ("prompt", "token", "batch"):
+        assert divisions(ours[phase]) == divisions(stock[phase]), phase
+        assert inputs(ours[phase]) - inputs(stock[phase]) <= {"ckv_tap_rows"}, phase
+    whole = divisions(stock["prompt"]) | divisions(stock["token"])
+    assert all(len(division) > 1 for division in whole), "nothing ran on another device"
+
+    # of the eviction: graphs that score and move rows, in one piece, then the model's own, reserved anew
+    own = [division for division in divisions(ours["eviction"]) if division not in whole]
+    assert all(len(division) == 1 for division in own)
+    devices_used = {device for division in own for device in division}
+    assert devices_used == {device for division in whole for device in division} - ({"CPU"} if n_layers > 2 else set())
+    assert sum(len(graph) == 1 for graph in ours["eviction"]) == 2 * N_LAYER
