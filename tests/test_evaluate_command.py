@@ -34,10 +34,10 @@ def test_its_choices_are_those_of_the_modules() -> None:
 
 
 def test_it_writes_what_it_shows(demo_model: Path, tmp_path: Path) -> None:
-    args = ("niah", demo_model, *SHORT, "--profile", "tiny-needle2", "--out", tmp_path / "new", "--plot")
+    args = ("niah", demo_model, *SHORT, "--profile", "demo", "--out", tmp_path / "new", "--plot")
     result = run(*args)
     assert result.exit_code == 0, result.output
-    stem = "niah-tiny-needle2-q8_0"
+    stem = "niah-demo-q8_0"
     summary = json.loads((tmp_path / "new" / f"{stem}.json").read_text())
     assert [(row["policy"], row["budget"]) for row in summary["rows"]] == [
         *(("full", 1.0), ("compresskv", 0.12), ("compresskv", 48), ("streaming_llm", 0.12), ("streaming_llm", 48))
@@ -95,7 +95,7 @@ def test_rows_in_longbench_format(demo_model: Path, tmp_path: Path) -> None:
     )
     result = run("qa", demo_model, *SHORT, "--data", tmp_path, "--profile", "none", "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    summary = json.loads((tmp_path / "qa-tiny-needle2-q8_0.json").read_text())
+    summary = json.loads((tmp_path / "qa-demo-q8_0.json").read_text())
     assert {(row["task"], row["n"]) for row in summary["by_task"]} == {("mine", 2)}
     assert summary["settings"]["data"] == tmp_path.name
 

@@ -28,7 +28,7 @@ def start(demo_model: Path, tmp_path: Path) -> Callable[..., SuiteRun]:
     """`start(suite, plan=..., journal=...)`: a run on the model that ships with the package."""
 
     def make(suite: str = "niah", plan: Plan = PLAN, journal: str = "run.jsonl") -> SuiteRun:
-        return SuiteRun(suite, Setup(demo_model, "tiny-needle2", tail=64), plan, tmp_path / journal)
+        return SuiteRun(suite, Setup(demo_model, "demo", tail=64), plan, tmp_path / journal)
 
     return make
 
@@ -61,7 +61,7 @@ def test_outcomes_are_those_of_the_engine_run_alone(start: Callable[..., SuiteRu
     for sample in run.samples:
         for name in names:
             llm = Llama(
-                str(demo_model), kv_profile="tiny-needle2", kv_prefill="full", kv_tail=64, n_ctx=2048,
+                str(demo_model), kv_profile="demo", kv_prefill="full", kv_tail=64, n_ctx=2048,
                 n_threads=1, n_threads_batch=1, verbose=False,
             )  # fmt: skip
             tokens = run._player._prompter.opening(sample)
@@ -101,6 +101,30 @@ def test_more_policies_later(start: Callable[..., SuiteRun]) -> None:
     assert [(row["policy"], row["budget"]) for row in result.summary["rows"]] == [
         *(("full", 1.0), ("streaming_llm", 0.12), ("streaming_llm", 0.25), ("compresskv", 0.12), ("compresskv", 0.25))
     ]
+
+
+def test_a_policy_with_a_window_of_its_own_runs_on_a_model_of_its_own(start: Callable[..., SuiteRun]) -> None:
+    """Budgets are so small that the window is most of them: 9 tokens are the least with 8, 5 with 4."""
+    edge = "edge:budgets=errors"
+    result = start().run((edge, "compresskv", "keydiff"), (0.007,))
+    kept = {(row["policy"], row["budget"]): row["n_kept"] for row in result.summary["rows"]}
+    assert (kept[edge, 0.007], kept["compresskv", 0.007], kept["keydiff", 0.007]) == (5, 9, 9)
+    n_samples = len(start().samples)
+    assert result.counters["prompts"] == 2 * n_samples
+    assert start().run((edge, "compresskv", "keydiff"), (0.007,)).counters["prompts"] == 0
+
+
+def test_more_prompts_later(start: Callable[..., SuiteRun]) -> None:
+    start().run(("compresskv",), (0.12,))
+    more = start(plan=replace(PLAN, repeats=2))
+    result = more.run(("compresskv",), (0.12,))
+    assert result.counters["prompts"] == 2
+    assert (result.summary["n_prompts"], result.summary["settings"]["repeats"]) == (4, 2)
+    fewer = start().run(("compresskv",), (0.12,))
+    assert fewer.counters["prompts"] == 0
+    assert fewer.summary["n_prompts"] == 2
+    with pytest.raises(EvaluationError, match="of another run"):
+        start(plan=replace(PLAN, depths=3))
 
 
 def test_full_is_full(start: Callable[..., SuiteRun]) -> None:
@@ -181,7 +205,7 @@ def test_the_summary_names_the_model_and_no_folder(start: Callable[..., SuiteRun
     (tmp_path / "hay").mkdir()
     (tmp_path / "hay" / "book.txt").write_text(" ".join(f"Sentence {i} is about the sea." for i in range(400)))
     summary: dict[str, Any] = start(plan=replace(PLAN, haystack=tmp_path / "hay")).run((), (0.5,)).summary
-    assert summary["model"]["name"] == "tiny-needle2"
+    assert summary["model"]["name"] == "demo"
     assert summary["settings"]["haystack"] == "hay"
-    assert summary["profile"]["n_heads"] == Profile.load("tiny-needle2").settings.n_heads
+    assert summary["profile"]["n_heads"] == Profile.load("demo").settings.n_heads
     assert str(tmp_path) not in json.dumps(summary)

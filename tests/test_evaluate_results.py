@@ -9,13 +9,29 @@ from pathlib import Path
 import pytest
 from test_evaluate_summary import SUMMARY
 
-from compresskv_edge.evaluate import results
+from compresskv_edge.evaluate import figures, results
 
 DOCS = Path(__file__).parents[1] / "docs"
+RESULTS = DOCS / "results"
 
 
 def test_the_page_is_up_to_date() -> None:
     assert (DOCS / "results.md").read_text(encoding="utf-8") == results.render(DOCS / "results"), results.__doc__
+
+
+def test_figures_are_those_of_the_stored_files() -> None:
+    """By the digest of what they were drawn from: another matplotlib draws other pixels."""
+    pytest.importorskip("PIL")
+    page, models = (DOCS / "results.md").read_text(encoding="utf-8"), results._by_model(results._stored(RESULTS))
+    expected = {}
+    for model, runs in models.items():
+        expected |= {f"{results._stem(model)}-{end}.png": figures.digest(runs) for end in ("budget", "bytes")}
+        expected[f"{results._stem(model)}-heat.png"] = figures.digest([run for run in runs if run["suite"] == "niah"])
+    found = {file.name: file for file in RESULTS.glob("*.png")}
+    assert {name: figures.source(file) for name, file in found.items()} == expected, results.__doc__
+    for name, file in found.items():
+        assert f"(results/{name})" in page
+        assert file.stat().st_size < 60_000
 
 
 def test_every_stored_file_is_linked() -> None:
@@ -47,9 +63,41 @@ def test_a_run_becomes_a_section(tmp_path: Path) -> None:
     page = results.render(tmp_path)
     assert "## niah: m.gguf" in page
     assert "| snapkv | 0.38 (" in page
+    assert "| compresskv | 4.5 % |" in page  # 86 % of full at 3 %, all of it at 12 %: 90 % lies between
+    assert "| snapkv | over 12 % |" in page
     assert "| compresskv | 12 % | 12 % |" in page  # 6 of 7 at 3 % is less than 90 %
     assert "| snapkv | none | none |" in page
     assert "| snapkv | -0.38 (" in page
+
+
+def test_what_people_wrote_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "summary.txt").write_text("It works.\n")
+    assert results.render(tmp_path).startswith("# Results\n\nIt works.\n\nMade by")
+
+
+def test_figures_are_drawn_beside_the_files(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "run.json").write_text(json.dumps(SECTION))
+    names = [path.name for path in results.draw(tmp_path)]
+    assert names == ["figure-m-budget.png", "figure-m-bytes.png", "figure-m-heat.png"]
+    page = results.render(tmp_path)
+    assert all(f"(results/{name})" in page for name in names)
+
+
+@pytest.mark.parametrize(
+    ("shares", "text"),
+    [
+        ({0.03: 0.8, 0.12: 1.0}, "6.0 %"),  # half way, in logarithms
+        ({0.03: 0.95, 0.12: 1.0}, "under 3 %"),
+        ({0.03: 0.5, 0.12: 0.8}, "over 12 %"),
+        ({0.03: 0.95, 0.06: 0.8, 0.12: 1.0}, "8.5 %"),  # where it falls first, from above
+        ({64: 0.8, 256: 1.0}, "128"),
+        ({0.12: None}, ""),
+    ],
+)
+def test_the_budget_below_which_a_policy_falls(shares: dict[float, float], text: str) -> None:
+    rows = [{"policy": "p", "budget": b, "of_full": None if s is None else [s, s, s]} for b, s in shares.items()]
+    assert results._crossing(rows, "p", 0.9) == text
 
 
 def test_a_file_of_another_kind_is_linked(tmp_path: Path) -> None:

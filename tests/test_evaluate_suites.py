@@ -30,6 +30,13 @@ class Letters:
         return n_tokens - 12 - self.count(question + sample.system)
 
 
+class Crowded(Letters):
+    """A long template."""
+
+    def room(self, sample: Sample, n_tokens: int) -> int:
+        return super().room(sample, n_tokens) - 60
+
+
 @pytest.mark.parametrize("name", SUITES)
 def test_samples_are_the_same_every_time_and_differ_by_seed(name: str) -> None:
     suite = load_suite(name)
@@ -107,6 +114,12 @@ def test_words_that_are_asked_for_are_the_most_frequent(task: str, n: int) -> No
         assert {word for word, _ in Counter(words).most_common(n)} == set(sample.turns[0].answers)
 
 
+@pytest.mark.parametrize("task", ["common_words", "frequent_words"])
+def test_a_list_of_words_needs_room(task: str) -> None:
+    with pytest.raises(EvaluationError, match=f"too short for {task}: raise the context"):
+        ruler.make(Plan(contexts=(128,), depths=1, tasks=(task,)), Crowded())
+
+
 def test_a_bridge_needs_both_passages() -> None:
     for sample in qa.make(replace(SMALL, tasks=("bridge",)), Letters()):
         before = sample.document[: sample.document.index(f"is {sample.turns[0].answers[0]}.")]
@@ -127,6 +140,17 @@ def test_a_fact_of_the_system_prompt_is_not_in_the_document() -> None:
         assert answer in sample.system
         assert answer not in sample.document
         assert [turn.counted for turn in sample.turns] == [False] * 9 + [True]
+
+
+def test_the_form_of_the_last_answer_is_asked_for_in_the_system_prompt() -> None:
+    samples = multi_turn.make(replace(SMALL, tasks=("system_form",)), Letters())
+    assert {s.system for s in samples} == {"Answer in German.", "Answer in Spanish.", "Answer in a full sentence."}
+    for sample in samples:
+        assert [turn.counted for turn in sample.turns] == [False] * 9 + [True]
+        (words,) = sample.turns[-1].answers
+        assert words not in sample.document
+        assert METRICS["recall"](f"{words} 4711.", sample.turns[-1]) == 1.0
+        assert METRICS["recall"]("4711.", sample.turns[-1]) == 0.0
 
 
 def test_own_text_of_the_user(tmp_path: Path) -> None:
@@ -161,6 +185,10 @@ def test_small_models_are_asked_what_they_know() -> None:
     assert choose_tasks(kv.TASKS, (), small=True) == ("codes",)
     assert choose_tasks(kv.TASKS, (), small=False) == ("codes", "uuids")
     assert choose_tasks(kv.TASKS, ("uuids",), small=True) == ("uuids",)
+    tasks = multi_turn.TASKS
+    assert "system_form" not in choose_tasks(tasks, (), small=True)
+    assert "system_form" not in choose_tasks(tasks, (), small=False, chat=True)
+    assert choose_tasks(tasks, (), small=True, chat=True) == ("questions", "system_fact", "system_form")
 
 
 #

@@ -111,6 +111,21 @@ def test_tables() -> None:
     text = console.export_text()
     assert "niah, m.gguf, 8 prompts" in text
     assert text.count("compresskv") == 3  # its two rows and the column of differences
+    assert "0.38 (0." in text
+
+
+@pytest.mark.parametrize("extra", [{}, {"kl": 0.25}])
+def test_a_narrow_terminal_gets_all_that_matters(extra: dict[str, float]) -> None:
+    """Nothing is cut off; differences and the time of evicting are in the files."""
+    rows = [{**row, **extra, "kv_bytes": 12345678, "prefill_ms": 98765.4} for row in SUMMARY["rows"]]
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(report.table({**SUMMARY, "rows": rows}))
+    text = console.export_text()
+    assert "\u2026" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    for shown in ("compresskv", "0.38 (0.", "12056", "98765", "0.50", *(["0.2500"] if extra else ["43 ("])):
+        assert shown in text
+    assert "- compresskv" not in text
 
 
 @pytest.mark.parametrize(("budget", "text"), [(0.007, "0.7 %"), (0.12, "12 %"), (1.0, "100 %"), (256, "256")])

@@ -25,7 +25,7 @@ from .needle import is_correct, token_counter, wilson
 N_FACTS = 5
 LENGTHS = (1000, 2000)  # tokens of the documents, in turn
 BUDGET = 0.12
-PROFILE = "tiny-needle2"
+PROFILE = "demo"
 
 _ANSWER_TOKENS = 16
 _STOP = (".", "\n")

@@ -1,7 +1,7 @@
 """Outcomes as JSON lines, written as they come: a run that was killed goes on where it was.
 
-The first line says what was run (suite, model, settings); policies and budgets are not part of it, so that a later run
-can add some. A last line that was cut off by a kill is dropped.
+The first line says what was run (suite, model, settings); policies, budgets and repeats are not part of it, so that a
+later run can add some. A last line that was cut off by a kill is dropped.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ The conversation goes on after the model's own answers; as in `Llama`, the end o
 
 questions: five questions, of which the second, third and fifth count. system: nine questions, then a tenth that meets
 a rule of the system prompt which none before it met: that it is obeyed counts. system_fact: the tenth asks for a fact
-that stands in the system prompt alone. (A rule that every answer follows is no test: answers copy the ones before.)
+that stands in the system prompt alone. (A rule that every answer follows is a weaker test: answers copy the ones before.)
+system_form is such a rule all the same, for small models that learned no other: the system prompt asks for German,
+Spanish or whole sentences, and the form of the tenth answer counts, whatever it says.
 """
 
 from __future__ import annotations
@@ -17,13 +19,18 @@ from . import haystack
 from .hay import HINT, bury
 from .sample import Audience, Fit, Plan, Sample, Turn, generator
 
-TASKS: dict[str, Audience] = {"questions": "any", "system": "large", "system_fact": "any"}
+TASKS: dict[str, Audience] = {"questions": "any", "system": "large", "system_fact": "any", "system_form": "small_chat"}
 
 COUNTED = (2, 3, 5)  # questions
 N_TURNS = 10  # under a system prompt
 
 _N_DISTRACTORS = 3
 _MAGIC_WORDS = ("Ahoy", "Cheerio", "Hurrah", "Bingo")
+_FORMS = {  # of answers, as our models learned them (tools/models/chat.py)
+    "Answer in German.": "Die Antwort lautet",
+    "Answer in Spanish.": "La respuesta es",
+    "Answer in a full sentence.": "The answer is",
+}
 
 
 def make(plan: Plan, fit: Fit) -> list[Sample]:
@@ -42,6 +49,9 @@ def _sample(plan: Plan, fit: Fit, task: str, n_context: int, i: int) -> Sample:
     if task == "system_fact":
         secret = facts.pop(N_TURNS - 1)
         sample = _last(empty, [*facts[: N_TURNS - 1], secret], task, f"{HINT} {secret.sentence}", secret.answer)
+    elif task == "system_form":
+        rule, words = list(_FORMS.items())[i % len(_FORMS)]
+        sample = _last(empty, facts[:N_TURNS], task, rule, words)
     elif task == "system":
         word = rng.choice(_MAGIC_WORDS)
         rule = f'You answer questions about a text. If a question ends with "please", answer with "{word}" only.'

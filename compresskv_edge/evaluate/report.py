@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from .grid import BASE, FULL
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
 Row = Mapping[str, Any]
 
 COLUMNS = ("policy", "budget", "score", "% of full", f"- {BASE}", "KV KiB", "prefill ms", "evict ms", "decode ms")
+_WIDE_ONLY = (f"- {BASE}", "evict ms")  # the others fit 80 characters
 
 
-def table(summary: Mapping[str, Any]) -> Table:
-    """Policy x budget, for a terminal."""
-    from rich.table import Table
+class table:  # noqa: N801: used as a function
+    """Policy x budget, for a terminal; a narrow one gets fewer columns and shorter intervals."""
 
-    head = f"{summary['suite']}, {summary['model']['file']}, {summary['n_prompts']} prompts, 95 % intervals"
-    shown = Table(title=head, title_justify="left")
-    columns, rows = cells(summary["rows"])
-    for column in columns:
-        shown.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
-    for row in rows:
-        shown.add_row(*row)
-    return shown
+    def __init__(self, summary: Mapping[str, Any]) -> None:
+        self._head = f"{summary['suite']}, {summary['model']['file']}, {summary['n_prompts']} prompts, 95 % intervals"
+        self._columns, self._lines = cells(summary["rows"])
+        same = ("% of full",) if "kl" in self._columns else ()  # full agrees with itself
+        self._narrow = [name for name in self._columns if name not in (*_WIDE_ONLY, *same)]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = self._table(self._columns, lambda text: text)
+        fits = console.measure(wide, options=options.update(max_width=1000)).maximum <= options.max_width
+        yield wide if fits else self._table(self._narrow, lambda text: text.replace(" to ", "-"))
+
+    def _table(self, columns: Sequence[str], shorten: Callable[[str], str]) -> Table:
+        from rich import box
+        from rich.table import Table
+
+        shown = Table(title=self._head, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        at = [i for i, name in enumerate(self._columns) if name in columns]
+        for i in at:
+            name = self._columns[i].replace(" ms", "\nms").replace(" KiB", "\nKiB")
+            shown.add_column(name, justify="left" if i == 0 else "right", no_wrap=i > 0)
+        for line in self._lines:
+            shown.add_row(*(shorten(line[i]) for i in at))
+        return shown
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -70,7 +86,7 @@ def _line(row: Row) -> list[str]:
         row["policy"],
         percent(row["budget"]),
         _score(row),
-        _interval(row["of_full"], 100, ".0f"),
+        "100" if row["policy"] == FULL else _interval(row["of_full"], 100, ".0f"),
         _interval(row["versus_base"], 1, "+.2f"),
         f"{row['kv_bytes'] / 1024:.0f}",
         f"{row['prefill_ms']:.0f}",

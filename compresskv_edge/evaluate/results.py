@@ -1,41 +1,118 @@
-"""docs/results.md from the stored JSON files.
+"""docs/results.md and its figures from the stored JSON files.
 
     python -m compresskv_edge.evaluate.results docs/results docs/results.md
 
 Whatever lies in the folder gets a section: runs of `compresskv eval`, and the other measurements of this project.
+summary.txt, which people write, comes first. Figures lie beside the JSON files that they are drawn from.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from . import needle
+from . import figures, needle
 from .grid import BASE, FULL
 from .report import markdown_table, matrix, percent
+from .suite_run import SUITES
 
 Data = Mapping[str, Any]
 
 _HEAD = """# Results
 
-Made by `python -m compresskv_edge.evaluate.results docs/results docs/results.md` from the files in
-[results/](results/); a test compares the two. Scores are shares of 1 with 95 % bootstrap intervals over prompts,
+"""
+_HOW = """Made by `python -m compresskv_edge.evaluate.results docs/results docs/results.md` from the files in
+[results/](results/); a test compares them. Scores are shares of 1 with 95 % bootstrap intervals over prompts,
 decoding is greedy, on one thread. All policies keep the same number of tokens in total at a budget, window included,
 and read the same prompt once; the first token of an answer comes from the full prompt. KV bytes, times and every split
 are in the files.
 """
 _TASKS_SHOWN = ("ruler", "multi_turn")
 _LEVELS = (0.97, 0.9)  # of full: the paper's figures for 3 % and for 0.7 %
+_MANY = 12  # policies
+_SUMMARY = "summary.txt"
 
 
 def render(folder: Path) -> str:
-    """The whole page: runs of `compresskv eval` first, then the others, each in order of their names."""
-    stored = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
-    sections = (_section(name, stored[name]) for name in sorted(stored, key=lambda name: "suite" not in stored[name]))
-    return _HEAD + "".join(f"\n{section}\n" for section in sections)
+    """The whole page: summary, overview of each model, runs of `compresskv eval`, then the others by name."""
+    stored = _stored(folder)
+    written = folder / _SUMMARY
+    head = f"{written.read_text(encoding='utf-8').strip()}\n\n{_HOW}" if written.exists() else _HOW
+    overviews = (_overview(model, runs) for model, runs in _by_model(stored).items())
+    order = sorted(stored, key=lambda name: _rank(stored[name]))
+    sections = [*overviews, *(_section(name, stored[name]) for name in order)]
+    return _HEAD + head + "".join(f"\n{section}\n" for section in sections)
+
+
+def draw(folder: Path) -> list[Path]:
+    """The figures that the page shows, into the folder. Raises CompressKVError without matplotlib."""
+    models = _by_model(_stored(folder)).items()
+    return [path for model, runs in models for path in figures.overview(runs, folder, _stem(model))]
+
+
+def _stored(folder: Path) -> dict[str, Data]:
+    return {file.name: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+
+
+def _by_model(stored: Mapping[str, Data]) -> dict[str, list[Data]]:
+    """The runs of each model that all policies of an overview are in: one for each suite, suites in their order."""
+    found: dict[str, list[Data]] = {}
+    for data in sorted((data for data in stored.values() if "suite" in data), key=_rank):
+        if not any(other["suite"] == data["suite"] for other in found.get(data["model"]["file"], ())):
+            found.setdefault(data["model"]["file"], []).append(data)
+    return found
+
+
+def _rank(data: Data) -> tuple[int, str, int, int]:
+    """Runs first, by model and suite, those of more prompts before those of fewer."""
+    if "suite" not in data:
+        return 1, "", 0, 0
+    return 0, data["model"]["file"], SUITES.index(data["suite"]), -data["n_prompts"]
+
+
+def _stem(model: str) -> str:
+    return f"figure-{Path(model).stem}"
+
+
+def _overview(model: str, runs: Sequence[Data]) -> str:
+    stem, niah = _stem(model), next((run for run in runs if run["suite"] == "niah"), {})
+    pictures = {"score against budget": f"{stem}-budget.png", "score against KV bytes": f"{stem}-bytes.png"}
+    if "heat" in niah:
+        pictures["needles by depth and context"] = f"{stem}-heat.png"
+    policies = dict.fromkeys(row["policy"] for run in runs for row in run["rows"] if row["policy"] != FULL)
+    lines = [[policy, *(_crossing(run["rows"], policy, 0.9) for run in runs)] for policy in policies]
+    parts = [
+        f"## {model}: at a glance",
+        *(f"![{model}: {caption}](results/{name})" for caption, name in pictures.items()),
+        "The budget below which the mean score falls under 90 % of the full cache's, on a straight line between "
+        "measured budgets:",
+        markdown_table(["policy", *(run["suite"].replace("_", "-") for run in runs)], lines),
+    ]
+    return "\n\n".join(parts)
+
+
+def _crossing(rows: Sequence[Data], policy: str, level: float) -> str:
+    """Where a policy's mean score falls under a share of full: interpolated over the logarithm of the budget."""
+    mine = sorted((row for row in rows if row["policy"] == policy and row["of_full"]), key=lambda row: -row["budget"])
+    above: Optional[Data] = None
+    for row in mine:
+        if row["of_full"][0] >= level:
+            above = row
+            continue
+        if above is None:
+            return f"over {percent(row['budget'])}"
+        return _between(row, above, level)
+    return "" if above is None else f"under {percent(above['budget'])}"
+
+
+def _between(below: Data, above: Data, level: float) -> str:
+    share = (level - below["of_full"][0]) / (above["of_full"][0] - below["of_full"][0])
+    budget = below["budget"] * math.exp(share * math.log(above["budget"] / below["budget"]))
+    return f"{100 * budget:.1f} %" if isinstance(above["budget"], float) else f"{budget:.0f}"
 
 
 def _section(name: str, data: Data) -> str:
@@ -52,7 +129,8 @@ def _section(name: str, data: Data) -> str:
 
 def _suite(name: str, data: Data) -> Iterator[str]:
     settings, profile, model = data["settings"], data["profile"], data["model"]
-    yield f"## {data['suite'].replace('_', '-')}: {model['file']}"
+    many = ", all policies" if len({row["policy"] for row in data["rows"]}) > _MANY else ""
+    yield f"## {data['suite'].replace('_', '-')}: {model['file']}{many}"
     yield (
         f"[{name}](results/{name}): {data['n_prompts']} prompts of {_list(settings['contexts'])} tokens, tasks "
         f"{_list(settings['tasks'])}, form {settings['form']}, tail {settings['tail']}, seed "
@@ -170,12 +248,13 @@ def _list(values: Any) -> str:
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the page and draw its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of the JSON files")
-    parser.add_argument("page", type=Path, help="Markdown file to write")
+    parser.add_argument("page", type=Path, help="Markdown file to write, beside the folder")
     args = parser.parse_args()
     args.page.write_text(render(args.folder), encoding="utf-8")
+    draw(args.folder)
 
 
 if __name__ == "__main__":

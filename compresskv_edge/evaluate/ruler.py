@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Callable
 
+from ..errors import EvaluationError
 from . import haystack
 from .hay import HINT, bury
 from .sample import Audience, Fit, Plan, Sample, Turn, generator
@@ -84,17 +86,20 @@ def _variables(plan: Plan, fit: Fit, rng: random.Random, empty: Sample, n: int) 
 
 
 def _common_words(plan: Plan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
+    """Common words come ten times as often as rare ones, or less in a short prompt, and fill half of the list."""
     words = haystack.plain_words(rng)
-    turn = _turn("Which ten words come most often in the list?", words[:10], "common_words")
-    sample = replace(empty, turns=(turn,))
+    sample = replace(empty, turns=(_turn("Which ten words come most often in the list?", words[:10], "common_words"),))
     room = fit.room(sample, n)
-    listed = [word for word in words[:10] for _ in range(_COMMON)]
+    places = _most(lambda k: _numbered(itertools.islice(itertools.cycle(words), k)), room, room, fit)
+    often = min(_COMMON, places // 20)
+    if often <= _RARE:
+        raise EvaluationError(f"a prompt of {n} tokens is too short for common_words: raise the context")
+    listed = [word for word in words[:10] for _ in range(often)]
     others = itertools.cycle(word for word in words[10:] for _ in range(_RARE))
-    while fit.count(_numbered(listed)) < room - 40:
-        listed += itertools.islice(others, 10)
+    listed += itertools.islice(others, places - len(listed))
     rng.shuffle(listed)
     while fit.count(_numbered(listed)) > room:
-        listed.remove(next(word for word in listed if word not in turn.answers))
+        listed.remove(next(word for word in listed if word not in words[:10]))
     return replace(sample, document=_numbered(listed))
 
 
@@ -102,14 +107,26 @@ def _frequent_words(plan: Plan, fit: Fit, rng: random.Random, empty: Sample, n: 
     """Frequencies fall as 1 / rank squared (Zipf)."""
     words = ["".join(s) for s in rng.sample(list(itertools.product(_SYLLABLES, repeat=3)), 60)]
     question = "Which three invented words come most often in the text?"
-    turn = _turn(question, words[:3], "frequent_words")
-    sample = replace(empty, turns=(turn,))
-    weights = [1 / rank**2 for rank in range(1, len(words) + 1)]
-    room, listed = fit.room(sample, n), list(words[:3])
-    while fit.count(" ".join(listed)) < room - 60:
-        listed += rng.choices(words, weights, k=12)
+    sample = replace(empty, turns=(_turn(question, words[:3], "frequent_words"),))
+    listed = _zipf(words, _most(lambda k: " ".join(_zipf(words, k)), 2 * n, fit.room(sample, n), fit))
+    if listed.count(words[2]) < listed.count(words[3]) + 2:
+        raise EvaluationError(f"a prompt of {n} tokens is too short for frequent_words: raise the context")
     rng.shuffle(listed)
     return replace(sample, document=" ".join(listed))
+
+
+def _zipf(words: list[str], most: int) -> list[str]:
+    """The word of rank r comes most / r squared times."""
+    return [word for rank, word in enumerate(words, 1) for _ in range(most // rank**2)]
+
+
+def _most(text: Callable[[int], str], most: int, room: int, fit: Fit) -> int:
+    """The largest n up to `most` whose text(n) fits into room tokens, by halving."""
+    low = 0
+    while low < most:
+        middle = (low + most + 1) // 2
+        low, most = (middle, most) if fit.count(text(middle)) <= room else (low, middle - 1)
+    return low
 
 
 def _turn(question: str, answers: list[str], task: str) -> Turn:
@@ -124,7 +141,7 @@ def _anywhere(rng: random.Random, lines: list[str]) -> list[tuple[float, str]]:
     return [(rng.random(), line) for line in lines]
 
 
-def _numbered(words: list[str]) -> str:
+def _numbered(words: Iterable[str]) -> str:
     return " ".join(f"{i}. {word}" for i, word in enumerate(words, 1))
 
 

@@ -86,7 +86,8 @@ class Fit(Protocol):
         """Tokens left for the document of a sample (its own is not counted) in a prompt of n_tokens."""
 
 
-Audience = Literal["any", "large", "small"]  # models that a task is for: small ones have a few million parameters
+# models that a task is for: small ones have a few million parameters, those of "small_chat" a chat template as well
+Audience = Literal["any", "large", "small", "small_chat"]
 
 
 class Suite(Protocol):
@@ -98,13 +99,15 @@ class Suite(Protocol):
         """The samples of a plan, the same for the same arguments. Raises EvaluationError."""
 
 
-def choose_tasks(known: Mapping[str, Audience], wanted: Sequence[str], *, small: bool) -> tuple[str, ...]:
+def choose_tasks(
+    known: Mapping[str, Audience], wanted: Sequence[str], *, small: bool, chat: bool = False
+) -> tuple[str, ...]:
     """The tasks to run: those wanted, or all that are for such a model. Raises EvaluationError for an unknown one."""
     for task in wanted:
         if task not in known:
             raise EvaluationError(f"task is {task!r}: use {', '.join(known)}")
-    size = "small" if small else "large"
-    return tuple(wanted) or tuple(task for task, audience in known.items() if audience in ("any", size))
+    audiences = {"any", "small" if small else "large", *(("small_chat",) if small and chat else ())}
+    return tuple(wanted) or tuple(task for task, audience in known.items() if audience in audiences)
 
 
 def generator(plan: Plan, *parts: object) -> random.Random:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Optional, cast
@@ -78,9 +80,11 @@ class SuiteRun:
         self._llm = open_model(setup, profile, max(plan.contexts))
         prompter = forms.Prompter(self._llm, forms.choose(self._llm, setup.form))
         self._n_threads = setup.n_threads
-        self.plan = plan if plan.data is not None and suite == "qa" else _with_tasks(module, plan, self._llm)
+        self._setup, self._profile = setup, profile
+        chat = prompter.form.special
+        self.plan = plan if plan.data is not None and suite == "qa" else _with_tasks(module, plan, self._llm, chat)
         self.samples: list[Sample] = module.make(self.plan, prompter)
-        self.header = {
+        self.header: dict[str, Any] = {
             "suite": suite,
             "model": {
                 "name": self._llm.metadata.get("general.name", ""),
@@ -91,14 +95,15 @@ class SuiteRun:
             "settings": {**_settings(self.plan, suite), "form": type(prompter.form).__name__, "tail": setup.tail},
         }
         self._player = Player(self._llm, prompter)
-        self.journal = Journal(journal, self.header)
+        self.journal = Journal(journal, self._fixed())
 
     def run(
         self, names: Sequence[str], budgets: Sequence[Budget], report: Callable[[grid.Step], None] = lambda _: None
     ) -> Result:
         """Every policy at every budget; with what an earlier run of the same journal has left."""
         with threadpool_limits(self._n_threads):  # NumPy's threads too: policies are scored there
-            grid.run(self._player, self.samples, names, budgets, self.journal, report)
+            for player, group in self._players(names):
+                grid.run(player, self.samples, group, budgets, self.journal, report)
         summary = {
             **self.header,
             "machine": machine_facts(),
@@ -106,9 +111,31 @@ class SuiteRun:
         }
         return Result(summary, self.journal.path, vars(self._player.counters))
 
+    def _players(self, names: Sequence[str]) -> Iterator[tuple[Player, list[str]]]:
+        """Policies share one model and its prefill, but for those that have the library's window to themselves."""
+        groups: dict[int, list[str]] = {}
+        for name in names:
+            policy = policies.get(name)
+            groups.setdefault(policy.window if policy.own_window else 0, []).append(name)
+        yield self._player, groups.pop(0, [])
+        for group in groups.values():
+            llm = open_model(self._setup, self._profile, max(self.plan.contexts), group[0])
+            try:
+                player = Player(llm, forms.Prompter(llm, forms.choose(llm, self._setup.form)))
+                player.counters = self._player.counters
+                yield player, group
+            finally:
+                llm.close()
+
+    def _fixed(self) -> dict[str, Any]:
+        """What may not differ between runs that share a journal. More repeats add prompts and change none."""
+        settings = {name: value for name, value in self.header["settings"].items() if name != "repeats"}
+        return {**self.header, "settings": settings}
+
     def _ordered(self, names: Sequence[str]) -> list[Outcome]:
         """The journal's outcomes by policy, as asked for now, and budget, however many runs they come from."""
-        found = self.journal.outcomes()
+        mine = {sample.name for sample in self.samples}
+        found = [outcome for outcome in self.journal.outcomes() if outcome.sample in mine]
         order = list(dict.fromkeys((grid.FULL, *names, *(outcome.policy for outcome in found))))
         return sorted(found, key=lambda outcome: (order.index(outcome.policy), float(outcome.budget)))
 
@@ -116,16 +143,17 @@ class SuiteRun:
         self._llm.close()
 
 
-def open_model(setup: Setup, profile: Profile, n_prompt: int) -> Llama:
+def open_model(setup: Setup, profile: Profile, n_prompt: int, policy: str = grid.BASE) -> Llama:
     """The model with a compressed cache that holds whole prompts. Raises EvaluationError if it ends before n_prompt."""
     context = _trained_context(setup.model)
     if n_prompt > context:
         raise EvaluationError(
             f"{setup.model.name!r} knows {context} tokens, the prompts have {n_prompt}: lower --contexts"
         )
-    return Llama(
+    llm = Llama(
         str(setup.model),
         kv_profile=profile,
+        kv_policy=policy,
         kv_prefill="full",
         kv_tail=setup.tail,
         kv_protect=False,  # methods as their papers have them
@@ -135,6 +163,9 @@ def open_model(setup: Setup, profile: Profile, n_prompt: int) -> Llama:
         n_gpu_layers=setup.n_gpu_layers,
         verbose=False,
     )
+    # scores of logits_all, unused here, which every state would copy: 300 MB with a vocabulary of 150,000
+    llm.scores = llm.scores[:0]
+    return llm
 
 
 def _trained_context(model: Path) -> int:
@@ -156,15 +187,20 @@ def _profile_facts(profile: Profile) -> dict[str, Any]:
     return {
         "name": profile.model.name,
         "calibrated": profile.calibration is not None and profile.calibration.heads_calibrated,
+        "hash": _hash([profile.heads_ranked, profile.layer_errors]),
         **profile.settings.model_dump(),
     }
 
 
-def _with_tasks(module: Suite, plan: Plan, llm: Llama) -> Plan:
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def _with_tasks(module: Suite, plan: Plan, llm: Llama, chat: bool) -> Plan:
     import llama_cpp
 
     small = llama_cpp.llama_model_n_params(llm.model) < _SMALL
-    return replace(plan, tasks=choose_tasks(module.TASKS, plan.tasks, small=small))
+    return replace(plan, tasks=choose_tasks(module.TASKS, plan.tasks, small=small, chat=chat))
 
 
 def _settings(plan: Plan, suite: str) -> Mapping[str, Any]:
