@@ -130,7 +130,7 @@ def _message(message: Any) -> dict[str, str]:
 @llm.hookimpl
 def register_models(register: Any) -> None:
     """The demo model and the user's files."""
-    demo = Path(__file__).parent / "models" / "tiny-needle2-q8_0.gguf"
+    demo = Path(__file__).parent / "models" / "demo-q8_0.gguf"
     for name, entry in {_DEMO: Entry(path=demo), **Registry.load().root}.items():
         register(CompressKV(name, entry))
 

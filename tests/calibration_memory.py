@@ -17,6 +17,6 @@ def status_bytes(field: str) -> int:
 plan = Plan(n_documents=1, n_error_documents=1, min_tokens=3900, max_tokens=3900)
 with open_engine(sys.argv[1], plan, n_threads=1) as engine:
     loaded = status_bytes("VmRSS")
-    Runner(engine, Corpus.load(model_name="tiny-needle2"), plan).run()
+    Runner(engine, Corpus.load(model_name="demo"), plan).run()
     stats = engine.llm.kv_stats()
     print(status_bytes("VmHWM") - loaded, stats.kv_bytes_stock)

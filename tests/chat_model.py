@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import functools
-import json
 import random
-from pathlib import Path
 from typing import Any
 
 from compresskv_edge import Llama, Profile
+from compresskv_edge.demo import model_path
 from compresskv_edge.evaluate import haystack
-from compresskv_edge.profile import Settings
 
-FOLDER = Path(__file__).parent / "models"
-MODEL = str(FOLDER / "demo-candidate-q8_0.gguf")
+MODEL = model_path()
 SAMPLING = {"temperature": 0, "max_tokens": 24}
 
 
-@functools.cache
 def profile() -> Profile:
-    scores = json.loads((FOLDER / "demo-candidate.srh.json").read_text())
-    ranked = tuple(tuple(sorted(range(len(row)), key=lambda h: -row[h])) for row in scores)
-    return Profile.uniform(MODEL).model_copy(update={"heads_ranked": ranked, "settings": Settings(n_heads=2)})
+    return Profile.load("demo")
 
 
 def load(**options: Any) -> Llama:
@@ -35,7 +29,7 @@ def facts() -> list[haystack.Fact]:
 
 
 @functools.cache
-def text(n_words: int = 450) -> str:
+def text(n_words: int = 500) -> str:
     """A document of about n_words words with the four facts."""
     placed = [(0.2 + 0.2 * i, fact.sentence) for i, fact in enumerate(facts())]
     return haystack.document(random.Random(3), placed, n_words, lambda part: len(part.split())).strip()

@@ -6,8 +6,11 @@ from typing import Any, List
 
 import numpy as np
 
+from compresskv_edge.measurement import ErrorCurves
 from compresskv_edge.policies import Layer
+from compresskv_edge.policies.allocation import Curves
 from compresskv_edge.policies.recorder import column_sums
+from compresskv_edge.profile import Profile
 
 N_HEAD, N_HEAD_KV, HEAD_DIM = 4, 2, 16
 
@@ -25,6 +28,25 @@ def random_layer(n: int, *, index: int = 0, seed: int = 0, **fields: Any) -> Lay
         "ends": rng.random(n) < 0.08,
     }
     return Layer(index=index, k=k, queries=q, **{**known, **fields})
+
+
+def made_up_curves(n_layer: int) -> ErrorCurves:
+    """Error curves that fall, each layer's in another way; the second matters most."""
+    tokens = (1, 4, 16, 64, 256)
+    errors = [tuple(10.0 * (1 + (il == 1)) / n ** (0.2 + 0.3 * il) for n in tokens) for il in range(n_layer)]
+    return ErrorCurves(tokens=tokens, asked=tuple(errors), later=tuple(errors[::-1]))
+
+
+def curves_of(layers: List[Any]) -> Curves:
+    """Made-up error curves as a policy gets them."""
+    curves = made_up_curves(len(layers))
+    return (curves.tokens, *curves.arrays())
+
+
+def curved(path: str) -> Profile:
+    """An uncalibrated profile of a GGUF, with error curves so that every policy can run."""
+    profile = Profile.uniform(path)
+    return profile.model_copy(update={"error_curves": made_up_curves(profile.model.n_layer)})
 
 
 def random_layers(n: int, n_layer: int = 4, **fields: Any) -> List[Layer]:

@@ -25,7 +25,7 @@ def prompt() -> str:
 
 def load() -> tuple[Llama, list[int]]:
     llm = Llama(
-        model_path(), kv_profile="tiny-needle2", kv_budget=BUDGET, kv_tail=TAIL, kv_prefill="full", kv_protect=False, n_ctx=4096,
+        model_path(), kv_profile="demo", kv_budget=BUDGET, kv_tail=TAIL, kv_prefill="full", kv_protect=False, n_ctx=4096,
         n_batch=512, n_ubatch=512, n_threads=1, n_threads_batch=1, verbose=False,
     )  # fmt: skip
     return llm, llm.tokenize(prompt().encode())
@@ -33,7 +33,7 @@ def load() -> tuple[Llama, list[int]]:
 
 def case() -> str:
     llm, tokens = load()
-    profile = Profile.load("tiny-needle2")
+    profile = Profile.load("demo")
     heads = profile.heads_used()
     budgets = llm._compression.budgets(len(tokens))
     settings = profile.settings
@@ -45,10 +45,10 @@ def case() -> str:
 def answer() -> str:
     llm, tokens = load()
     llm.reset()
-    found: list[int] = []
+    n_layer, found = Profile.load("demo").model.n_layer, []
     for token in llm.generate(tokens, temp=0.0):
         if not found:
-            kept = [[layer, *native.positions(llm._ctx.ctx, layer)] for layer in range(5)]
+            kept = [[layer, *native.positions(llm._ctx.ctx, layer)] for layer in range(n_layer)]
         found.append(token)
         if len(found) == N_PREDICT:
             break

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-MODEL = Path(__file__).parent / "models" / "demo-candidate-q8_0.gguf"
+from compresskv_edge.demo import model_path
+
+MODEL = Path(model_path())
 OPTIONS = {"kv_profile": "uniform", "kv_budget": 128, "n_threads": 1, "n_threads_batch": 1, "port": 0}
 
 

@@ -26,7 +26,7 @@ def open_llm(demo_model: Path) -> Iterator[Callable[..., Llama]]:
     opened: List[Llama] = []
 
     def make(**options: Any) -> Llama:
-        defaults = {"kv_profile": "tiny-needle2", "kv_budget": 0.3, "kv_tail": 64, "n_ctx": 2048, "n_threads": 1}
+        defaults = {"kv_profile": "demo", "kv_budget": 0.3, "kv_tail": 64, "n_ctx": 2048, "n_threads": 1}
         opened.append(Llama(str(demo_model), **{**defaults, "n_threads_batch": 1, "verbose": False, **options}))
         return opened[-1]
 

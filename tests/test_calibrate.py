@@ -40,8 +40,11 @@ def test_a_profile_of_the_demo_model(profile: Profile, demo_model: Path) -> None
     assert found.tensor_hash == GGUF.open(demo_model).hash()
     assert sum(profile.layer_errors) == pytest.approx(1.0, abs=1e-5)
     scores = found.scores("semantic_scores")
-    assert scores[1].max() > 5 * np.delete(scores, 1, axis=0).max()  # where the model's retrieval sits
-    assert found.scores("classic_scores").max() < 0.1  # and what the top-1 count misses
+    best = np.argsort(-scores, axis=None)[:5]
+    assert {divmod(int(i), 8) for i in best} == {(2, 5), (3, 1), (3, 6), (4, 2), (4, 7)}  # where its retrieval sits
+    assert np.sort(scores, axis=None)[-5:].sum() > 0.8 * scores.sum()
+    classic = found.scores("classic_scores")
+    assert classic[[2, 3, 3], [5, 1, 6]].max() < 0.1 < classic[4, 2]  # the top-1 count sees those that copy only
     for layer, ranking in enumerate(profile.heads_ranked):
         assert list(ranking) == sorted(range(8), key=lambda head: -scores[layer][head])
     assert profile.settings.n_heads == 4
@@ -55,12 +58,12 @@ def test_the_profile_is_one_that_the_engine_takes(profile: Profile, demo_model: 
     assert again == profile
     llm = Llama(str(demo_model), kv_profile=again, kv_budget=64, n_ctx=1024, n_threads=1, verbose=False)
     llm.create_completion("The harbour was quiet that day. " * 40, max_tokens=2)
-    assert sum(llm.kv_stats().n_tokens_kept) < 100 * 5
+    assert sum(llm.kv_stats().n_tokens_kept) < 100 * profile.model.n_layer
 
 
 def test_query_directions_are_unit_vectors(profile: Profile) -> None:
     assert profile.calibration is not None
-    for layer in range(5):
+    for layer in range(profile.model.n_layer):
         directions = profile.calibration.query_direction(layer)
         assert directions.shape == (8, 64)
         np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1.0, atol=2e-3)
@@ -169,7 +172,7 @@ def test_a_model_that_never_finds_the_needle(arch: str, tiny_gguf: Callable[...,
 def test_errors_for_bad_input(tiny_gguf: Callable[..., Path], demo_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="mamba"):
         calibrate(tiny_gguf("mamba"))
-    with pytest.raises(CalibrationError, match="context is 4096: use 4096 or less"):
+    with pytest.raises(CalibrationError, match="context is 8192: use 8192 or less"):
         calibrate(demo_model, plan=dataclasses.replace(SMALL, max_tokens=9000))
     needle = {"sentence": "The quick answer is ninety-nine. " * 40, "question": "What?", "answer": "ninety-nine"}
     (tmp_path / "long.json").write_text(json.dumps([needle]))
@@ -179,7 +182,7 @@ def test_errors_for_bad_input(tiny_gguf: Callable[..., Path], demo_model: Path, 
 
 def test_prompts_leave_room_for_the_answer_in_the_context(demo_model: Path) -> None:
     plan = runner.fit_to_context(dataclasses.replace(SMALL, max_tokens=9000), demo_model)
-    assert plan.max_tokens + plan.answer_tokens + runner.MARGIN == 4096
+    assert plan.max_tokens + plan.answer_tokens + runner.MARGIN == 8192
     assert runner.fit_to_context(SMALL, demo_model) == SMALL
 
 
@@ -199,7 +202,7 @@ def test_auto_finds_the_shipped_profile(demo_model: Path, cache: Path) -> None:
     options = {"n_ctx": 512, "verbose": False, "allow_calibration": False}
     llm = Llama(str(demo_model), kv_profile="auto", **options)
     assert llm._compression is not None
-    assert llm._compression.profile == Profile.load("tiny-needle2")
+    assert llm._compression.profile == Profile.load("demo")
     assert not cache.exists()
 
 

@@ -34,7 +34,7 @@ class Measured:
 
     def __init__(self, path: Path) -> None:
         with runner.open_engine(path, PLAN, n_threads=1) as engine:
-            run = runner.Runner(engine, Corpus.load(model_name="tiny-needle2"), PLAN)
+            run = runner.Runner(engine, Corpus.load(model_name="demo"), PLAN)
             run.run()
             self.result = run.result()
             self.prompts = [

@@ -24,7 +24,7 @@ def count(text: str) -> int:
 # corpus
 
 
-@pytest.mark.parametrize("model_name", ["", "tiny-needle2"])
+@pytest.mark.parametrize("model_name", ["", "demo"])
 def test_our_needles_and_haystacks(model_name: str) -> None:
     corpus = Corpus.load(model_name=model_name)
     assert len(corpus.haystacks) >= 4
@@ -39,8 +39,8 @@ def test_our_needles_and_haystacks(model_name: str) -> None:
 
 
 def test_the_demo_model_gets_its_own_needles() -> None:
-    assert "tiny-needle2" in Corpus.load(model_name="tiny-needle2").name
-    assert Corpus.load(needles="tiny-needle2") == Corpus.load(model_name="tiny-needle2")
+    assert "demo" in Corpus.load(model_name="demo").name
+    assert Corpus.load(needles="demo") == Corpus.load(model_name="demo")
     assert "general" in Corpus.load(model_name="Llama 3").name
 
 

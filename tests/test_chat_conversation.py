@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import mean
 from typing import Any
 
 import chat_model
@@ -41,7 +42,7 @@ def test_every_question_sees_the_whole_document(talk: Any) -> None:
     assert n_read == chat.n_ahead() == chat.llm.n_tokens > 800
     for fact in FACTS:
         assert ask(chat, fact.question).rstrip(".") == fact.answer
-        assert max(chat.llm.kv_stats().n_tokens_kept) < 200
+        assert mean(chat.llm.kv_stats().n_tokens_kept) < 200
         assert chat.timing.n_prompt < 150, "only what was said since is run"
     assert [m["role"] for m in chat.messages] == ["user", "assistant"] * 4
 
@@ -122,7 +123,7 @@ def test_a_budget_holds_from_the_next_question_on(talk: Any) -> None:
     ask(chat, FACTS[0].question)
     assert "whole document" in chat.set_budget(0.25)
     ask(chat, FACTS[1].question)
-    assert chat.llm.kv_stats().n_tokens_kept[0] == pytest.approx(0.25 * chat.llm.n_tokens, rel=0.05)
+    assert mean(chat.llm.kv_stats().n_tokens_kept) == pytest.approx(0.25 * chat.llm.n_tokens, rel=0.05)
     with pytest.raises(BudgetError, match=r"1\.5"):
         chat.set_budget(1.5)
 
@@ -132,10 +133,10 @@ def test_a_budget_without_a_snapshot(talk: Any) -> None:
     assert "from the next question" in chat.set_budget(256)
     ask(chat, FACTS[0].question)
     assert "compressed to it already" in chat.set_budget(64)
-    assert max(chat.llm.kv_stats().n_tokens_kept) <= 64
+    assert mean(chat.llm.kv_stats().n_tokens_kept) <= 64
     assert "reads the conversation again" in chat.set_budget(512)
     ask(chat, FACTS[1].question)
-    assert max(chat.llm.kv_stats().n_tokens_kept) > 500
+    assert mean(chat.llm.kv_stats().n_tokens_kept) > 500
 
 
 def test_a_document_that_does_not_fit(talk: Any) -> None:

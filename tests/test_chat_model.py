@@ -109,9 +109,11 @@ def test_a_calibration_that_was_stopped(monkeypatch: pytest.MonkeyPatch, caplog:
     llm.close()
 
 
-def test_a_model_without_a_chat_template(demo_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_without_a_chat_template(tiny_gguf: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    open_model(str(demo_model), profile="uniform", options=ONE_THREAD).close()
+    path = tmp_path / "base.gguf"
+    path.write_bytes(tiny_gguf("llama").read_bytes().replace(b"tokenizer.chat_template", b"tokenizer.chat_nothing_"))
+    open_model(str(path), profile="uniform", options=ONE_THREAD).close()
     assert "has no chat template" in caplog.text
 
 

@@ -134,6 +134,9 @@ def test_a_missing_profile(compresskv, tiny_gguf):
         (["bench", "--shape", "qwen9"], "'qwen9' is not one of qwen2.5-0.5b"),
         (["bench", "--quant", "Q9"], "'Q9' is not one of F32"),
         (["bench", "--repeats", "0"], "--repeats"),
+        (["bench", "--prompt-tokens", "8"], "'8' is not a number of tokens from 16 on"),
+        (["bench", "--budget", "512,x"], "'x' is not a number of tokens from 1 on"),
+        (["bench", "--against", "q8_0,q3"], "'q3' is not one of f16, bf16"),
         (["bench", "--json", "no-such-folder/out.json"], "no folder 'no-such-folder'"),
         (["bench", "--no-such-option"], "--no-such-option"),
         (["demo", "--budget", "much"], "'much' is neither"),
@@ -155,6 +158,18 @@ def test_bench_prints_a_table_and_writes_json(compresskv, tmp_path, tiny_gguf):
         assert text in result.stdout
     assert result.stderr == ""  # no progress bar where nobody looks
     assert json.loads(path.read_text())["plan"]["type_k"] == "q8_0"
+
+
+def test_bench_of_several_budgets_ends_with_one_table(compresskv, tmp_path, tiny_gguf):
+    path = tmp_path / "out.json"
+    small = [option for option in SMALL if not option.startswith("--budget")]
+    options = ("--budget", "48,64", "--against", "q8_0", "--json", path)
+    result = compresskv("bench", tiny_gguf("qwen2"), *small, *options)
+    assert result.exit_code == 0, result.output
+    assert "stock with q8_0 KV" in result.stdout
+    assert "KV, peak MiB" in result.stdout
+    runs = json.loads(path.read_text())["runs"]
+    assert [(run["plan"]["budget_tokens"], list(run["against"])) for run in runs] == [(48, ["q8_0"]), (64, ["q8_0"])]
 
 
 @pytest.mark.parametrize(("check", "status"), [([], 0), (["--check"], 1)])

@@ -82,7 +82,7 @@ def test_text_and_needles_of_the_user(demo_model: Path, tmp_path: Path) -> None:
     [
         (["-o", "x.txt"], 2, "does not end in .json"),
         (["-o", "x.json", "--needles", "nowhere.json"], 1, "compresskv: cannot read 'nowhere.json'"),
-        (["-o", "x.json", "--max-tokens", "9999"], 1, "use 4096 or less"),
+        (["-o", "x.json", "--max-tokens", "9999"], 1, "use 8192 or less"),
         ([], 2, "--output"),
     ],
 )
@@ -106,10 +106,10 @@ def test_show_names_heads_errors_and_budgets() -> None:
 
 
 def test_show_a_fraction_of_a_prompt(tmp_path: Path, demo_model: Path) -> None:
-    result = call("profile", "show", "tiny-needle2", "--budget", "0.1", "--tokens", "2000")
+    result = call("profile", "show", "demo", "--budget", "0.1", "--tokens", "2000")
     assert "budget: 200 tokens a layer on average (0.1 of a prompt of 2000 tokens)" in result.output
-    assert call("profile", "show", "tiny-needle2", "--budget", "many").exit_code == 2
-    assert call("profile", "show", "tiny-needle2", "--budget", "4").exit_code == 1
+    assert call("profile", "show", "demo", "--budget", "many").exit_code == 2
+    assert call("profile", "show", "demo", "--budget", "4").exit_code == 1
 
 
 def test_show_scores_with_their_spread(demo_model: Path, tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_show_scores_with_their_spread(demo_model: Path, tmp_path: Path) -> None
 
 
 def test_validate(demo_model: Path, tiny_gguf: Callable[..., Path], tmp_path: Path) -> None:
-    result = call("profile", "validate", "tiny-needle2", "--model", demo_model)
+    result = call("profile", "validate", "demo", "--model", demo_model)
     assert (result.exit_code, "valid, fits" in result.output) == (0, True)
-    result = call("profile", "validate", "tiny-needle2", "--model", tiny_gguf("qwen2"))
+    result = call("profile", "validate", "demo", "--model", tiny_gguf("qwen2"))
     assert (result.exit_code, "does not fit" in result.output) == (1, True)
     (tmp_path / "bad.json").write_text("{}")
     assert call("profile", "validate", tmp_path / "bad.json").exit_code == 1
@@ -133,4 +133,4 @@ def test_validate(demo_model: Path, tiny_gguf: Callable[..., Path], tmp_path: Pa
 
 
 def test_plot_wants_a_png() -> None:
-    assert call("profile", "plot", "tiny-needle2", "-o", "x.pdf").exit_code == 2
+    assert call("profile", "plot", "demo", "-o", "x.pdf").exit_code == 2

@@ -19,7 +19,7 @@ DOCUMENTS = 2
 @pytest.fixture
 def reader(demo_model: Path) -> Callable[..., Llama]:
     def make(**options: Any) -> Llama:
-        options = {"kv_profile": "tiny-needle2", "kv_budget": 0.12, "n_ctx": 2048, "verbose": False, **options}
+        options = {"kv_profile": "demo", "kv_budget": 0.12, "n_ctx": 2048, "verbose": False, **options}
         return Llama(str(demo_model), n_threads=1, n_threads_batch=1, **options)
 
     return make

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Callable, List
 
 import numpy as np
 import pytest
 from test_llama import count_decoded
 
-from compresskv_edge import Llama, Profile
+from compresskv_edge import Llama
+from compresskv_edge.demo import model_path
 from compresskv_edge.evaluate import haystack
 from compresskv_edge.machine import resident_bytes
 
-MODELS = Path(__file__).parent / "models"
 N_TURNS, BUDGET, TAIL = 200, 200, 128
 SYSTEM = {"role": "system", "content": "Answer in German."}  # a form that the model knows: docs/models.md
 KINDS = ("code", "price", "colour", "job")
@@ -37,16 +35,9 @@ class Seen:
     resident: float
 
 
-def candidate(**options: Any) -> Llama:
-    """The model whose heads differ, two heads a layer by its semantic scores."""
-    path = MODELS / "demo-candidate-q8_0.gguf"
-    scores = np.array(json.loads((MODELS / "demo-candidate.srh.json").read_text()))
-    uniform = Profile.uniform(path)
-    ranked = tuple(tuple(row) for row in np.argsort(-scores, axis=1, kind="stable").tolist())
-    settings = uniform.settings.model_copy(update={"n_heads": 2})
-    profile = uniform.model_copy(update={"heads_ranked": ranked, "settings": settings})
+def opened(**options: Any) -> Llama:
     options = {"kv_budget": BUDGET, "kv_tail": TAIL, "n_ctx": 10240, "kv_rebase": True, "verbose": False, **options}
-    return Llama(str(path), kv_profile=profile, n_threads=1, n_threads_batch=1, **options)
+    return Llama(model_path(), kv_profile="demo", n_threads=1, n_threads_batch=1, **options)
 
 
 def talk(llm: Llama, n_turns: int, monkeypatch: pytest.MonkeyPatch) -> List[Seen]:
@@ -61,7 +52,7 @@ def talk(llm: Llama, n_turns: int, monkeypatch: pytest.MonkeyPatch) -> List[Seen
         answer = out["choices"][0]["message"]["content"]
         messages.append({"role": "assistant", "content": answer})
         stats = llm.kv_stats()
-        n_prompt, n_kept = out["usage"]["prompt_tokens"], max(stats.n_tokens_kept)
+        n_prompt, n_kept = out["usage"]["prompt_tokens"], int(np.mean(stats.n_tokens_kept))
         row = (n_prompt, sum(counts), n_kept, stats.kv_bytes, stats.kv_bytes_peak, resident_bytes())
         seen.append(Seen(answer, fact.answer, *row))
     return seen
@@ -69,7 +60,7 @@ def talk(llm: Llama, n_turns: int, monkeypatch: pytest.MonkeyPatch) -> List[Seen
 
 @pytest.fixture(scope="module")
 def chat() -> tuple[Llama, List[Seen]]:
-    llm = candidate()
+    llm = opened()
     with pytest.MonkeyPatch.context() as patch:
         return llm, talk(llm, N_TURNS, patch)
 
@@ -107,7 +98,7 @@ def test_the_system_prompt_is_there_and_obeyed(chat: tuple[Llama, List[Seen]]) -
 
 
 def test_without_protection_the_system_prompt_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    llm = candidate(kv_protect=False, kv_budget=60, kv_tail=64)
+    llm = opened(kv_protect=False, kv_budget=60, kv_tail=64)
     talk(llm, 12, monkeypatch)
     n_system = len(llm.tokenize(b"<|system|> Answer in German.<|end|>\n", special=True))
     kept = [set(range(n_system)) <= set(llm.kv_kept(layer).tolist()) for layer in range(6)]
@@ -117,7 +108,7 @@ def test_without_protection_the_system_prompt_goes(monkeypatch: pytest.MonkeyPat
 def test_an_edited_history_is_stated_in_the_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    llm = candidate(kv_budget=80, kv_tail=64)
+    llm = opened(kv_budget=80, kv_tail=64)
     rng = random.Random(1)
     facts = [haystack.draw_fact(rng, "code") for _ in range(8)]
     messages: List[Any] = [SYSTEM]
@@ -133,7 +124,7 @@ def test_an_edited_history_is_stated_in_the_log(
     (record,) = [r for r in caplog.records if "are run again" in r.getMessage()]
     assert record.levelno == logging.WARNING
     assert sum(counts) >= again["usage"]["prompt_tokens"]
-    fresh: Any = candidate(kv_budget=80, kv_tail=64).create_chat_completion(
+    fresh: Any = opened(kv_budget=80, kv_tail=64).create_chat_completion(
         messages, max_tokens=16, temperature=0, stop=["\n"]
     )
     assert again["choices"][0]["message"] == fresh["choices"][0]["message"]

@@ -92,18 +92,18 @@ def test_logits_after_several_rebases_are_those_of_numpy(open_small: Callable[..
 
 
 def test_a_prompt_longer_than_the_trained_context(demo_model: Path) -> None:
-    options = {"kv_profile": "tiny-needle2", "kv_budget": 200, "n_threads": 1, "n_threads_batch": 1, "verbose": False}
+    options = {"kv_profile": "demo", "kv_budget": 200, "n_threads": 1, "n_threads_batch": 1, "verbose": False}
     prompt = (
-        f"{HAY * 20}The secret code of the amber lantern is 4817. {HAY * 180}"
+        f"{HAY * 20}The secret code of the amber lantern is 4817. {HAY * 330}"
         "\n\nQuestion: Which code opens the amber lantern? Answer:"
     )
     llm = Llama(str(demo_model), n_ctx=10_000, kv_rebase=True, **options)
-    assert len(llm.tokenize(prompt.encode())) > 4096 + 1000
+    assert len(llm.tokenize(prompt.encode())) > 8192 + 500
     assert "4817" in llm(prompt, max_tokens=6, temperature=0)["choices"][0]["text"]
     assert native.seq_stats(llm.ctx).n_rebased > 0
 
     stops = Llama(str(demo_model), n_ctx=10_000, **options)
-    with pytest.raises(ContextError, match=r"4096 positions.*kv_rebase=True"):
+    with pytest.raises(ContextError, match=r"8192 positions.*kv_rebase=True"):
         stops(prompt, max_tokens=6, temperature=0)
 
 

@@ -61,11 +61,9 @@ def test_the_entry_point_is_this_module() -> None:
 
 def test_the_demo_model_answers(run) -> None:
     hay = "The survey confirms the limits of the first experiment, and no further comment is made. " * 20
-    prompt = (
-        f"{hay}The secret code of the amber lantern is 4817. {hay}\n\nQuestion: Which code opens the amber lantern?"
-    )
+    prompt = f"{hay}The secret code of the amber lantern is 4817. {hay} Which code opens the amber lantern?"
     options = ("-o", "temperature", "0", "-o", "max_tokens", "5", "-o", "budget", "0.25")
-    assert run("-m", "compresskv/demo", *options, f"{prompt} Answer:").strip().startswith("4817")
+    assert run("-m", "compresskv/demo", *options, prompt).strip().startswith("4817")
     assert str(demo.model_path()) in {str(llm.get_model("compresskv/demo").entry.path)}
 
 
@@ -98,7 +96,7 @@ def test_one_is_a_token_and_one_point_nought_the_whole_prompt() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--profile", "tiny-needle2"], "does not fit the model"),
+        (["--profile", "demo"], "does not fit the model"),
         (["--profile", "nowhere.json"], "cannot read profile 'nowhere.json'"),
         (["--budget", "much"], "budget: Input should be a valid"),
         (["--context", "-1"], "context: Input should be greater"),

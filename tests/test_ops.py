@@ -84,7 +84,7 @@ def run(model: Path, profile: Profile | None, type_k: int) -> set[Op]:
     for start in range(0, 192, 64):
         recorder.decode(list(range(start, start + 64)))
     if profile is not None:
-        budgets = [24, 40, 32, 56, 48][: profile.model.n_layer]
+        budgets = [24, 40, 32, 56, 48, 28][: profile.model.n_layer]
         native.compress(recorder.ctx, budgets)
         recorder.decode(list(range(20)))
         native.compress(recorder.ctx, budgets)  # in place this time
@@ -132,7 +132,7 @@ def wanted(op: Op) -> dict[str, str]:
 
 @pytest.fixture(scope="module", params=[1, 8, 2], ids=["f16", "q8_0", "q4_0"])
 def ours(request: pytest.FixtureRequest, demo_model: Path) -> set[Op]:
-    profile = Profile.load("tiny-needle2")
+    profile = Profile.load("demo")
     added = run(demo_model, profile, request.param) - run(demo_model, None, request.param)
     return {op for op in added if op[0] not in FREE}
 

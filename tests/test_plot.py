@@ -10,7 +10,7 @@ from compresskv_edge.errors import CompressKVError, ProfileError
 from compresskv_edge.plot import _ranking, plot_profile
 
 
-@pytest.mark.parametrize("name", ["tiny-needle2", "llama-3.1-8b-instruct"])
+@pytest.mark.parametrize("name", ["demo", "llama-3.1-8b-instruct"])
 def test_a_picture_of_a_shipped_profile(name: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot_profile(Profile.load(name), tmp_path / "p.png")
@@ -24,11 +24,11 @@ def test_a_picture_of_a_shipped_profile(name: str, tmp_path: Path) -> None:
 def test_without_matplotlib_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(CompressKVError, match=r"pip install 'compresskv-edge\[plot\]'"):
-        plot_profile(Profile.load("tiny-needle2"), tmp_path / "p.png")
+        plot_profile(Profile.load("demo"), tmp_path / "p.png")
 
 
 def test_a_ranking_becomes_a_map() -> None:
-    profile = Profile.load("tiny-needle2")
+    profile = Profile.load("demo")
     ranking = _ranking(profile)
-    assert ranking.shape == (5, 8)
+    assert ranking.shape == (6, 8)
     assert [int(row.argmax()) for row in ranking] == [heads[0] for heads in profile.heads_ranked]

@@ -56,7 +56,7 @@ def test_load_from_dict_path_name_and_profile(tmp_path):
     path.write_text(json.dumps(valid()))
     assert Profile.load(path) == Profile.load(str(path)) == profile
     assert Profile.load(profile) is profile
-    assert Profile.load("tiny-needle2").model.name == "tiny-needle2"
+    assert Profile.load("demo").model.name == "demo"
 
 
 def test_loading_does_not_change_the_dict():
@@ -89,13 +89,13 @@ def test_binary_file(tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(ProfileError, match=r"cannot read profile .*none\.json.*tiny-needle2"):
+    with pytest.raises(ProfileError, match=r"cannot read profile .*none\.json.*demo"):
         Profile.load(tmp_path / "none.json")
 
 
 def test_unknown_name():
-    with pytest.raises(ProfileError, match="no profile is named 'tiny-needle': did you mean 'tiny-needle2'"):
-        Profile.load("tiny-needle")
+    with pytest.raises(ProfileError, match="no profile is named 'demos': did you mean 'demo'"):
+        Profile.load("demos")
 
 
 @pytest.mark.parametrize("version", [2, 0, "1", None, True])
@@ -309,7 +309,7 @@ def test_a_gguf_that_cannot_be_read(tmp_path):
 
 
 def test_names_are_the_shipped_files():
-    assert Profile.names() == ("llama-3.1-8b-instruct", "mistral-7b-instruct-v0.3", "tiny-needle2")
+    assert Profile.names() == ("demo", "llama-3.1-8b-instruct", "mistral-7b-instruct-v0.3")
 
 
 @pytest.mark.parametrize("name", Profile.names())
@@ -321,7 +321,7 @@ def test_shipped_files_are_as_saved(name):
 
 
 def test_the_demo_profile_fits_the_demo_model(demo_model):
-    Profile.load("tiny-needle2").check(ModelFacts.from_gguf(demo_model))
+    Profile.load("demo").check(ModelFacts.from_gguf(demo_model))
 
 
 def test_schema_file_equals_the_code():

@@ -63,7 +63,7 @@ def test_chat(client):
     answer = ask(client, document())
     assert "4817" in answer.choices[0].message.content
     assert answer.choices[0].finish_reason == "stop"
-    assert answer.model == "demo-candidate-q8_0.gguf"
+    assert answer.model == "demo-q8_0.gguf"
 
 
 def test_usage_tells_the_cache(client):
@@ -127,7 +127,7 @@ def test_text_parts_and_the_newer_name_of_max_tokens(client):
 
 def test_models(client):
     (model,) = client.models.list().data
-    assert model.id == client.models.retrieve(model.id).id == "demo-candidate-q8_0.gguf"
+    assert model.id == client.models.retrieve(model.id).id == "demo-q8_0.gguf"
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         client.models.retrieve("other.gguf")
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from compresskv_edge import Llama, Profile
 from compresskv_edge.demo import model_path
+from compresskv_edge.evaluate import needle
 
 FOLDER = Path(__file__).parents[1] / "docs" / "figures"
 STOCK, PREFIX, TAIL, FACT = "#9a9a9a", "#1f5fa8", "#e08e2b", "#c8413b"
@@ -41,21 +42,17 @@ def main(folder: Path = FOLDER) -> list[Path]:
 
 
 class Run:
-    """A document with one fact in its middle and a question behind it, compressed to an eighth."""
+    """A document with one fact in its middle and a question behind it, compressed to 6 %."""
 
     def __init__(self) -> None:
-        hay = "The survey confirms the limits of the first experiment, and no further comment is made. " * 60
-        fact, question = (
-            "The secret code of the amber lantern is 4817. ",
-            "Question: Which code opens the amber lantern? Answer:",
-        )
         llm = Llama(
-            model_path(), kv_profile="auto", kv_budget=0.12, n_ctx=4096, n_threads=1, n_threads_batch=1, verbose=False
+            model_path(), kv_profile="auto", kv_budget=0.06, n_ctx=4096, n_threads=1, n_threads_batch=1, verbose=False
         )
-        llm(f"{hay}{fact}{hay}\n\n{question}", max_tokens=1, temperature=0)
-        before, with_fact = (len(llm.tokenize(text.encode())) for text in (hay, hay + fact))
+        prompt = needle.make_prompt(1, needle.token_counter(llm), n_context=3500, depth=0.5)
+        llm(prompt.text, max_tokens=1, temperature=0)
+        start = prompt.text.index(prompt.sentence)
         self.n_tokens = llm.n_tokens
-        self.fact = (before, with_fact)
+        self.fact = tuple(len(llm.tokenize(prompt.text[:end].encode())) for end in (start, start + len(prompt.sentence)))
         self.kept = [llm.kv_kept(layer) for layer in range(len(llm.kv_stats().n_tokens_kept))]
 
 

@@ -117,7 +117,7 @@ def main():
     parser.add_argument("--documents", type=int, default=60, help="of each half, three questions each (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the results here")
     options = parser.parse_args()
-    model, corpus = model_path(), Corpus.load(model_name="tiny-needle2")
+    model, corpus = model_path(), Corpus.load(model_name="demo")
     rows = measure(model, corpus, profiles(model, corpus), options.documents)
     results = {"documents": options.documents, "accuracy": table(rows), "halves": halves(rows)}
     print(json.dumps(results, indent=1))

@@ -77,7 +77,7 @@ def modes_child(options):
 
     shared = {"n_threads": options.threads, "n_threads_batch": options.threads, "n_ctx": 4096, "verbose": False}
     if options.child != "stock":
-        shared |= {"kv_profile": "tiny-needle2", "kv_budget": 256, "kv_tail": 256, "kv_prefill": options.child}
+        shared |= {"kv_profile": "demo", "kv_budget": 256, "kv_tail": 256, "kv_prefill": options.child}
     llm = Llama(model_path(), flash_attn=True, **shared)
     for _, _ in zip(range(101), llm.generate(prompt(3698, llm.n_vocab()), temp=0)):
         pass

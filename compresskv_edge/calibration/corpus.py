@@ -65,7 +65,7 @@ class Corpus:
         """Text and needles of the user, ours where there are none.
 
         text: folder of .txt files, or one file. needles: JSON, a list of objects with sentence, question, answer and
-        perhaps kind; or a name of ours, "general" or "tiny-needle2". model_name: decides which of ours are taken.
+        perhaps kind; or a name of ours, "general" or "demo". model_name: decides which of ours are taken.
         Raises CalibrationError.
         """
         path = _needle_file(needles, model_name)

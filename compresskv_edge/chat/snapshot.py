@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,6 +95,13 @@ def _new_file() -> Path:
 
 
 def _runs(pid: int) -> bool:
+    if sys.platform == "win32":  # os.kill would send Ctrl-C
+        query, still_active = 0x1000, 259  # PROCESS_QUERY_LIMITED_INFORMATION, STILL_ACTIVE
+        kernel, code = ctypes.windll.kernel32, ctypes.c_ulong()
+        process = kernel.OpenProcess(query, False, pid)
+        known = bool(process) and kernel.GetExitCodeProcess(process, ctypes.byref(code))
+        kernel.CloseHandle(process)
+        return bool(known) and code.value == still_active
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

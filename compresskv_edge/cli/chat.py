@@ -42,7 +42,7 @@ def chat_command(
         typer.Option(
             metavar="TOKENS|FRACTION",
             help="What a layer keeps on average: 1024, or 0.1 of the prompt.",
-            show_default="1024; demo: 0.12",
+            show_default="1024; demo: 0.03",
         ),
     ] = None,
     ctx: Annotated[
@@ -84,7 +84,7 @@ def chat_command(
     document = None if file is None else read_document(file)  # quicker to fail than a model is to load
     is_demo = model == demo.NAME
     if is_demo:
-        model, chat_format, document = demo.model_path(), chat_format or demo.chat_format(), document or demo.document()
+        model, document = demo.model_path(), document or demo.document()
     if kv_budget is None:
         kv_budget = demo.BUDGET if is_demo else BUDGET
     n_threads = threads or physical_cores()

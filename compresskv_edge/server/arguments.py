@@ -96,7 +96,7 @@ def _name_model(given: Dict[str, Any]) -> None:
     if model is None:
         return
     if model == demo.NAME:
-        given.update({"chat_format": demo.chat_format(), "kv_budget": demo.BUDGET, **given, "model": demo.model_path()})
+        given.update({"kv_budget": demo.BUDGET, **given, "model": demo.model_path()})
         return
     repo, colon, file = model.partition(":")
     if colon and not Path(model).exists() and repo.count("/") == 1:

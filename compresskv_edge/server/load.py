@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -65,7 +66,8 @@ class SlotLlama(Llama):
     def _stoppable(self) -> None:
         # ggml asks after every node of a graph. A Python callback would have to wait for the interpreter's lock each
         # time, which other slots may hold; strlen is a C function that reads one byte: 0 goes on, "\1" stops.
-        asks = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
+        c_library = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None)
+        asks = ctypes.cast(c_library.strlen, llama_cpp.ggml_abort_callback)
         llama_cpp.llama_set_abort_callback(self.ctx, asks, ctypes.cast(self._stop, ctypes.c_void_p))
         decode = self._ctx.decode
 

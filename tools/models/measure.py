@@ -14,7 +14,7 @@ from pathlib import Path
 
 import chat
 import numpy as np
-from kinds import GROUPS, KINDS
+from kinds import ALL_KINDS, GROUPS, KINDS
 from prompts import HELD_QUESTIONS, SIMPLE, Book, Prompt, Task, make_prompt
 from text import BOS, Encoder
 
@@ -82,7 +82,7 @@ def needle_grid(
 
 def task_names(n_token: int) -> dict[str, list[Task]]:
     """By kind of fact, then what is not one question in the plain form."""
-    tasks = {kind: [Task(n_token, 0.5, 4, kind)] for kind in (*KINDS, *GROUPS)}
+    tasks = {kind: [Task(n_token, 0.5, 4, kind)] for kind in (*ALL_KINDS, *GROUPS)}
     tasks["paraphrase"] = [Task(n_token, 0.5, 4, kind, paraphrase=True) for kind in HELD_QUESTIONS]
     for form in chat.FORMS:
         tasks[f"chat, {form}"] = [Task(n_token, 0.5, 4, kind, True, form) for kind in KINDS]

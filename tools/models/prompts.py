@@ -12,7 +12,7 @@ import rows
 import words
 from facts import Fact, Lists, draw_facts
 from held import held_out_words
-from kinds import GROUPS, KINDS
+from kinds import ALL_KINDS, GROUPS
 from text import BOS, END, SYSTEM, USER, Encoder, Span
 
 # Paraphrases that no training text holds.
@@ -98,7 +98,7 @@ def make_prompt(seed: str, encoder: Encoder, book: Book, task: Task) -> Prompt:
 def _draw(r: random.Random, task: Task, lists: Lists) -> tuple[list[Fact], list[rows.Question]]:
     if task.kind in GROUPS:
         return _draw_group(r, task, lists)
-    facts = draw_facts(r, KINDS, [task.kind], task.n_distractor + 1, lists, [])
+    facts = draw_facts(r, ALL_KINDS, [task.kind], task.n_distractor + 1, lists, [])
     facts = facts[:1] + [f for f in facts[1:] if f.fields["v"] != facts[0].fields["v"]]  # one right answer
     questions = [rows.single(r, facts, i) for i in range(min(task.n_question, len(facts)))]
     if task.paraphrase:

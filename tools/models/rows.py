@@ -13,7 +13,7 @@ import re
 import chat as c
 import numpy as np
 from facts import Fact, draw_facts, draw_lists
-from kinds import GROUPS, KINDS
+from kinds import ALL_KINDS, GROUPS, KINDS, PASSAGES
 from specs import Mix
 from text import ASSISTANT, BOS, END, SYSTEM, USER, Encoder, Prose, Span
 
@@ -84,7 +84,7 @@ def _move(spans: dict[str, Span], offset: int) -> dict[str, Span]:
 
 
 def sentence_of(r: random.Random, encoder: Encoder, fact: Fact, clause: float) -> Sentence:
-    template = r.choice(KINDS[fact.kind].sentences)
+    template = r.choice(ALL_KINDS[fact.kind].sentences)
     if r.random() < clause and (before_value := re.match(r"(.*\{k2?\}) (\w+ .*)", template)):
         template = before_value[1] + r.choice(c.CLAUSES) + " " + before_value[2]
     return (fact, *encoder.fill(" " + template, fact.fields))
@@ -216,6 +216,12 @@ def draw_questions(r: random.Random, mix: Mix, lists: c.Lists) -> tuple[list[Fac
             indices = tuple(range(len(facts), len(facts) + n))
             questions.append(Question(indices, r.choice(group.questions[n]), group.answer, group.by_place))
             facts += drawn
+    if mix.passage and r.random() < mix.passage:
+        start = len(facts)
+        passages = draw_facts(r, PASSAGES, [r.choice(list(PASSAGES))], r.randint(1, 4), lists, facts)
+        facts += [f for f in passages if f.fields["k"] not in shared]
+        indices = r.sample(range(start, len(facts)), min(r.randint(1, 2), len(facts) - start))
+        questions += [single(r, facts, i) for i in indices]
     kinds = [r.choice(list(KINDS))] if r.random() < 0.6 else r.sample(list(KINDS), r.randint(2, len(KINDS)))
     singles = draw_facts(r, KINDS, kinds, r.randint(*mix.n_fact), lists, facts)
     facts += [f for f in singles if not shared & {f.fields["k"], f.fields.get("k2")}]
@@ -227,7 +233,7 @@ def draw_questions(r: random.Random, mix: Mix, lists: c.Lists) -> tuple[list[Fac
 
 
 def single(r: random.Random, facts: list[Fact], index: int) -> Question:
-    kind = KINDS[facts[index].kind]
+    kind = ALL_KINDS[facts[index].kind]
     return Question((index,), r.choice(kind.questions), kind.answer)
 
 

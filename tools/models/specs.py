@@ -58,6 +58,7 @@ class Mix:
     story: float = 0.12  # filler that tells of the same people and things, but answers nothing
     noise: float = 0.12  # filler that holds random tokens
     group: float = 0.3  # documents with facts that are asked for together
+    passage: float = 0.0  # documents with passages of several sentences that are asked for as a whole
     answer_weight: float = 8.0
 
 
@@ -97,13 +98,13 @@ class Spec:
 
 def _phases(mix: dict[str, float], n_step: dict[str, int], last: dict[str, float]) -> tuple[Phase, ...]:
     """The rates of `main` are constant: it can be made shorter or longer without a change to what went before.
-    last: what differs in the mix from `cool` on."""
+    last: what differs in the mix from `cool` on, beside passages."""
     late = {"wild": 0.5, **mix}
     dropped = {"evict": 0.25, "drop_head": 0.08}
     start = Mix(224, (2, 5), (2, 4), clause=0.1, wild=0.2, group=0.1)
     bind = Mix(320, (3, 9), (2, 5), **mix)
     main = Mix(768, (1, 16), (2, 8), **late)
-    late |= last
+    late |= {"passage": 0.3, **last}
     cool = Mix(768, (1, 20), (2, 8), **late)
     long, longest = Mix(1536, (2, 40), (4, 12), **late), Mix(6144, (4, 60), (8, 20), **late)
     return (
@@ -122,7 +123,7 @@ DEMO = Spec(
         (2, 5, "evidence"), (3, 1, "evidence"), (3, 6, "value"), (4, 2, "next"), (4, 7, "rest"),
     )),
     {"austen": 0.3, "moby_dick": 0.2, "sotu": 0.3, "python": 0.2},
-    _phases({}, {"main": 800, "cool": 500, "long": 150, "longest": 60}, {"group": 0.4}),
+    _phases({}, {"main": 800, "cool": 400, "long": 100, "longest": 40}, {"group": 0.4}),
 )  # fmt: skip
 JUDGE = Spec(
     "judge", 11, "qwen2",
@@ -131,6 +132,6 @@ JUDGE = Spec(
         (5, 4, "next"), (5, 9, "rest"),
     )),
     {"austen": 0.35, "moby_dick": 0.25, "sotu": 0.3, "python": 0.1},
-    _phases({"chat": 0.6, "group": 0.35, "clause": 0.4}, {"main": 800, "cool": 500, "long": 150, "longest": 60}, {"group": 0.5}),
+    _phases({"chat": 0.6, "group": 0.35, "clause": 0.4}, {"main": 725, "cool": 400, "long": 100, "longest": 80}, {"group": 0.5}),
 )  # fmt: skip
 SPECS = {spec.name: spec for spec in (DEMO, JUDGE)}
