@@ -60,13 +60,18 @@ def ablation(gguf: Path, scores: Scores, prompts: list[Prompt], n_draw: int) -> 
         }
 
 
-def after(llm: Llama, prompt: Prompt, evict: Evict) -> bool:
+def after(llm: Llama, prompt: Prompt, ways: dict[str, Evict]) -> dict[str, bool]:
+    """Whether the answer is right after each of several evictions of the same prompt, which is read once."""
     llm.reset()
     llm.eval(prompt.ids)
     first = next_token(llm) == prompt.answer[0]
-    evict(llm, prompt)
-    llm.eval(prompt.answer[:1])
-    return is_right(llm, prompt.answer[1:]) and first
+    state, right = llm.save_state(), {}
+    for name, evict in ways.items():
+        llm.load_state(state)
+        evict(llm, prompt)
+        llm.eval(prompt.answer[:1])
+        right[name] = is_right(llm, prompt.answer[1:]) and first
+    return right
 
 
 def keep(positions: Callable[[Prompt], list[int]]) -> Evict:
@@ -98,20 +103,18 @@ def eviction(
     ranked = tuple(tuple(sorted(range(len(row)), key=lambda h: -row[h])) for row in scores)
     worst = tuple(tuple(reversed(row)) for row in ranked)
     choices = {f"best {n}": (ranked, n) for n in n_heads} | {"worst 4": (worst, 4)}
-    results: dict[str, int] = {"n": len(prompts), "full": n_right(gguf, prompts)}
-
-    def run(name: str, heads: tuple[tuple[int, ...], ...], n_head: int, evict: Evict) -> None:
+    ways: dict[str, Evict] = {"full": lambda llm, prompt: None, "oracle": keep(oracle)}
+    ways |= {f"streaming {share:.0%}": keep(functools.partial(streaming, share=share)) for share in shares}
+    results: dict[str, int] = {"n": len(prompts)}
+    for name, (heads, n_head) in choices.items():
+        ways |= {f"{name} {share:.0%}": functools.partial(compress, share=share) for share in shares}
         profile = Profile.uniform(gguf).model_copy(update={"heads_ranked": heads, "settings": Settings(n_heads=n_head)})
         llm = open_model(gguf, kv_profile=profile, kv_budget=0.5, kv_prefill="full")
-        results[name] = sum(after(llm, p, evict) for p in prompts)
+        found = [after(llm, p, ways) for p in prompts]
         llm.close()
-        print(name, results[name], "of", len(prompts), flush=True)
-
-    run("oracle", ranked, 1, keep(oracle))
-    for share in shares:
-        run(f"streaming {share:.0%}", ranked, 1, keep(functools.partial(streaming, share=share)))
-        for name, (heads, n_head) in choices.items():
-            run(f"{name} {share:.0%}", heads, n_head, functools.partial(compress, share=share))
+        results |= {way: sum(right[way] for right in found) for way in ways}
+        print({way: results[way] for way in ways}, "of", len(prompts), flush=True)
+        ways = {}
     return results
 
 
@@ -124,6 +127,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=44)
     parser.add_argument("--n-token", type=int, default=4096)
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
+    parser.add_argument("--heads", type=int, nargs="+", help="of each layer that choose (1, 2, 4 and all)")
     parser.add_argument("--n-draw", type=int, default=5, help="draws of random heads of the ablation, 0: no ablation")
     parser.add_argument("--seed", default="card evict")
     a = parser.parse_args()
@@ -138,7 +142,7 @@ def main() -> None:
         print(card["ablation"], flush=True)
     prompts = make_prompts(encoder, books, a.n, a.n_token, a.seed)
     card.setdefault("eviction", {})[str(a.n_token)] = eviction(
-        a.gguf, scores, prompts, tuple(a.shares), (1, 2, 4, len(scores[0]))
+        a.gguf, scores, prompts, tuple(a.shares), tuple(a.heads or (1, 2, 4, len(scores[0])))
     )
     a.json.write_text(json.dumps(card, indent=1) + "\n")
 
