@@ -21,7 +21,7 @@ def test_by_hand() -> None:
     assert spend(points, curves, 4) == [2, 2]
     assert spend(points, curves, 5) == [2, 3]
     assert spend(points, curves, 6) == [2, 4]
-    assert spend(points, curves, 9) == [3.5, 5.5], "what no curve asks for is shared"
+    assert spend(points, curves, 9) == [2.75, 6.25], "what is left: in proportion to 2 and 6, which they had to lose"
 
 
 def test_a_step_that_only_pays_as_a_whole_is_taken_by_its_average() -> None:
@@ -32,7 +32,15 @@ def test_a_step_that_only_pays_as_a_whole_is_taken_by_its_average() -> None:
 
 
 def test_an_error_that_more_tokens_make_larger_is_noise() -> None:
-    assert spend((1, 2, 4), np.array([[1.0, 3.0, 1.0], [2.0, 1.0, 5.0]]), 6) == [2.5, 3.5]
+    assert spend((1, 2, 4), np.array([[1.0, 3.0, 1.0], [2.0, 1.0, 5.0]]), 6) == [1, 5]
+
+
+def test_the_last_bit_of_a_curve_is_noise() -> None:
+    """1 of 100 is less than 5 %: layer 0 is flat from its first point on, layer 1 from its second."""
+    curves = np.array([[1.0, 0.5, 0.0], [100.0, 4.0, 0.0]])
+    assert spend((1, 2, 4), curves, 3) == [1, 2]
+    assert spend((1, 2, 4), curves, 8) == [1, 7]
+    assert spend((1, 2, 4), curves, 8, noise=0.0) == [4, 4]
 
 
 def test_curves_that_say_nothing_mean_equal_layers() -> None:
@@ -56,7 +64,7 @@ def test_no_other_choice_is_better(savings: list[list[int]], extra: int) -> None
     total = len(curves) + min(extra, 5 * len(curves))
     choices = itertools.product(range(1, 7), repeat=len(curves))
     best = min(sum(row[n - 1] for row, n in zip(curves, c)) for c in choices if sum(c) <= total)
-    found = spend(range(1, 7), curves, total)
+    found = spend(range(1, 7), curves, total, noise=0.0)
     assert sum(found) == pytest.approx(total)
     cost = sum(np.interp(n, range(1, 7), row) for row, n in zip(curves, found))
     assert cost == pytest.approx(best)

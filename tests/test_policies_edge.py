@@ -30,16 +30,24 @@ def test_budgets_are_the_window_and_what_the_curves_give() -> None:
 
 
 def test_both_parts_of_a_budget_count() -> None:
-    """A quarter is for later: n tokens cost what 3 n / 4 cost the question at hand and n / 4 a later one."""
+    """The first 2 are for the question at hand, of more no more than half: 1, 2, 3, 4, 6, 8 tokens leave it 1, 2, 2, 2,
+    3, 4 and a later one 0, 0, 1, 2, 3, 4."""
     later = np.array([[1.0, 0.5, 0.0], [8.0, 8.0, 0.0]])
-    points, errors = edge.joined((CURVES[0], ASKED, later), 0.25)
-    assert points == pytest.approx([4 / 3, 8 / 3, 4, 16 / 3, 8, 16])
-    np.testing.assert_allclose(errors[0], [4 + 1, 2 + 1, 2 + 1, 2 + 5 / 6, 2 + 0.5, 2 + 0])
-    np.testing.assert_allclose(errors[1], [9 + 8, 5 + 8, 4 + 8, 3 + 8, 3 + 8, 3 + 0])
-    for share, want in ((0, ASKED), (1, later)):
-        points, errors = edge.joined((CURVES[0], ASKED, later), share)
-        assert points == [1, 2, 4]
-        np.testing.assert_array_equal(errors, want)
+    points, errors = edge.joined((CURVES[0], ASKED, later), 0.5, 2)
+    assert points == [1, 2, 3, 4, 6, 8]
+    np.testing.assert_allclose(errors[0], [4 + 1, 2 + 1, 2 + 1, 2 + 0.5, 2 + 0.25, 2 + 0])
+    np.testing.assert_allclose(errors[1], [9 + 8, 5 + 8, 5 + 8, 5 + 8, 4 + 4, 3 + 0])
+    points, errors = edge.joined((CURVES[0], ASKED, later), 0, 0)
+    assert points == [1, 2, 4]
+    np.testing.assert_array_equal(errors - errors[:, -1:], ASKED - ASKED[:, -1:])
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "first", "want"),
+    [(10, 0.5, 0, 5), (10, 0.5, 8, 2), (40, 0.5, 16, 20), (16, 0.5, 16, 0), (9, 0, 0, 0)],
+)
+def test_what_is_for_later(n: int, share: float, first: int, want: float) -> None:
+    assert edge.for_later(np.asarray(n), share, first) == want
 
 
 def test_without_curves_it_says_so() -> None:
@@ -72,18 +80,19 @@ def test_a_part_is_for_later_questions() -> None:
     asked = keep("edge:later_share=0", _odd_keys(), 5)
     assert 12 not in asked
     assert set(asked[:-1]) <= {3, 4, 5, 6, 7}
-    both = keep("edge:later_share=0.25", _odd_keys(), 5)
+    both = keep("edge:later_share=0.25:first=0", _odd_keys(), 5)
     assert 12 in both
     assert len(set(both) & set(asked[:-1])) == 3
-    assert 12 in keep("edge:later_share=1", _odd_keys(), 2)
+    assert 12 in keep("edge:later_share=1:first=0", _odd_keys(), 2)
+    assert keep("edge:later_share=1:first=4", _odd_keys(), 5) == asked
 
 
 def test_protected_tokens_come_before_the_part_for_later() -> None:
     protected = np.isin(np.arange(20), [0, 1, 15])
     layer = _odd_keys()
     layer = policies.Layer(0, layer.k, layer.queries, layer.positions, protected=protected)
-    assert keep("edge:later_share=1", layer, 5) == [0, 1, 12, 15, 19]
-    assert keep("edge:later_share=0.5", layer, 4) == [0, 1, 15, 19]
+    assert keep("edge:later_share=1:first=0", layer, 5) == [0, 1, 12, 15, 19]
+    assert keep("edge:later_share=0.5:first=0", layer, 4) == [0, 1, 15, 19]
 
 
 def test_parts_can_be_set_back_to_the_paper() -> None:

@@ -16,14 +16,17 @@ from .policy import Policy
 from .selection import Candidates, Selection, top_k
 
 
-def policy(*, window: int = 4, later_share: float = 0.5, budgets: str = "curves", heads: str = "weighted") -> Policy:
+def policy(
+    *, window: int = 4, later_share: float = 0.5, first: int = 16, budgets: str = "curves", heads: str = "weighted"
+) -> Policy:
     """Our own variant of CompressKV. Each part can be taken back, to see what it is worth.
 
     budgets: "curves", what each layer costs the answers at several budgets, solved as a knapsack (../knapsack.py);
     "errors", the paper's; "equal". heads: "weighted", every head by its semantic retrieval score; "top", the paper's
     first 4, equally. later_share: part of the budget beside the window that goes to tokens whose keys differ from the
-    others (KeyDiff, arXiv:2504.15364), whatever the question at hand: later ones may need them. window: most recent
-    tokens that stay and score; the paper has 8. Where one model serves several policies, the window is theirs at least.
+    others (KeyDiff, arXiv:2504.15364), whatever the question at hand: later ones may need them. first: tokens a layer
+    that the question at hand gets before that. window: most recent tokens that stay and score; the paper has 8. Where
+    one model serves several policies, the window is theirs at least.
     """
     return Policy(
         title="Edge",
@@ -32,8 +35,8 @@ def policy(*, window: int = 4, later_share: float = 0.5, budgets: str = "curves"
         kernel=5,
         window=window,
         recent=window,
-        spread={"curves": by_curves(later_share), "errors": Spread(compresskv.share), "equal": uniform}[budgets],
-        select=_two_parts(later_share),
+        spread={"curves": by_curves(later_share, first), "errors": Spread(compresskv.share), "equal": uniform}[budgets],
+        select=_two_parts(later_share, first),
         heads="weighted" if heads == "weighted" else "profile",
         curves=budgets == "curves",
         own_window=True,
@@ -48,36 +51,43 @@ def score(layer: Layer, window: int) -> Array:
     return np.asarray(rows * (weights / weights.mean())[:, None])
 
 
-def by_curves(later_share: float) -> Spread:
+def by_curves(later_share: float, first: int) -> Spread:
     """The window for each layer, the rest by the profile's error curves, for the two parts of a budget together."""
 
     def share(wish: Wish) -> List[float]:
         if wish.curves is None:
             raise PolicyError("policy 'edge' spreads its budget by error curves: give a profile that has some")
-        rest = spend(*joined(wish.curves, later_share), (wish.mean - wish.window) * wish.n_layer)
+        rest = spend(*joined(wish.curves, later_share, first), (wish.mean - wish.window) * wish.n_layer)
         return [wish.window + n for n in rest]
 
     return Spread(share)
 
 
-def joined(curves: Curves, later_share: float) -> Tuple[List[float], Array]:
-    """One curve a layer: what n tokens cost if later_share of them are for later questions.
+def joined(curves: Curves, later_share: float, first: int) -> Tuple[List[float], Array]:
+    """One curve a layer: what n tokens cost the question at hand and a later one, as `for_later` divides them.
 
-    Returns numbers of tokens (n_points,) and errors (n_layer, n_points).
-    Between two measured numbers of tokens a curve is a straight line, before the first and after the last it is flat.
+    Returns numbers of tokens (n_points,) and errors (n_layer, n_points). Between two measured numbers of tokens a curve
+    is a straight line, before the first and after the last it is flat.
     """
-    tokens = np.asarray(curves[0], dtype=np.float64)
-    parts = [(part, rows) for part, rows in zip((1.0 - later_share, later_share), curves[1:]) if part > 0.0]
-    points = sorted({float(n) for part, _ in parts for n in tokens / part})
-    errors = [[np.interp(np.asarray(points) * part, tokens, row) for row in rows] for part, rows in parts]
-    return points, np.sum(errors, axis=0)
+    tokens, asked, later = np.asarray(curves[0], dtype=np.float64), curves[1], curves[2]
+    parts = [part for part in (1.0 - later_share, later_share) if part > 0.0]
+    points = np.unique(np.concatenate([tokens, tokens + first, *(tokens / part for part in parts)]))
+    n_later = for_later(points, later_share, first)
+    rows = [np.interp(points - n_later, tokens, a) + np.interp(n_later, tokens, b) for a, b in zip(asked, later)]
+    return [float(n) for n in points], np.asarray(rows)
 
 
-def _two_parts(later_share: float) -> Selection:
+def for_later(n_tokens: Array, later_share: float, first: int) -> Array:
+    """How many of n_tokens beside the window are for later questions; not whole numbers."""
+    return np.asarray(np.minimum(later_share * n_tokens, np.maximum(n_tokens - first, 0)))
+
+
+def _two_parts(later_share: float, first: int) -> Selection:
     """The best tokens for the question at hand, and those whose keys stand out."""
 
     def select(candidates: Candidates, k: int) -> Indices:
-        n_now = max(k - round(later_share * k), int(candidates.forced.sum()))
+        n_later = round(float(for_later(np.asarray(k), later_share, first)))
+        n_now = max(k - n_later, int(candidates.forced.sum()))
         now = top_k(candidates, n_now)
         if n_now == k:
             return now

@@ -93,4 +93,4 @@ def _sensible(key: str, value: Any) -> bool:
         return bool(0.0 <= value <= 1.0)
     if key.endswith("share"):
         return bool(0.0 < value <= 1.0)
-    return bool(value >= 0 if key in ("sinks", "seed", "gamma") else value > 0) and value != float("inf")
+    return bool(value >= 0 if key in ("sinks", "seed", "gamma", "first") else value > 0) and value != float("inf")
