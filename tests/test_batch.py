@@ -74,9 +74,9 @@ def test_each_sequence_keeps_what_the_model_alone_keeps(open_llm: Callable[..., 
 
 @pytest.mark.parametrize("kv_rebase", [False, True])
 def test_the_stop_at_the_trained_context(kv_rebase: bool, open_llm: Callable[..., Llama]) -> None:
-    with Batch(open_llm(n_ctx=8192, kv_rebase=kv_rebase), n_seq_max=1) as batch:
-        with pytest.raises(ContextError, match="exceed the 4096 positions that the model was trained for"):
-            batch.read([65] * 4097)
+    with Batch(open_llm(n_ctx=9000, kv_rebase=kv_rebase), n_seq_max=1) as batch:
+        with pytest.raises(ContextError, match="exceed the 8192 positions that the model was trained for"):
+            batch.read([65] * 8193)
         assert batch.n_tokens(batch.read([65] * 300)) == 300
 
 

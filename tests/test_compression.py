@@ -15,6 +15,8 @@ from compresskv_edge import Llama, Profile, compression, native, scoring
 from compresskv_edge.compression import Compression, parse_bytes
 from compresskv_edge.errors import BudgetError, UnsupportedModelError
 
+pytestmark = pytest.mark.every_device
+
 BUDGET, TAIL, N_PROMPT = 200, 128, 3000
 
 

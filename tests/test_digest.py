@@ -129,11 +129,11 @@ def test_scores_are_pooled_as_the_policy_pools(reader: Callable[..., Llama]) -> 
 
 @pytest.mark.parametrize("prefill", [None, "chunked"])
 def test_a_document_longer_than_the_trained_context(prefill: str, reader: Callable[..., Llama]) -> None:
-    hay = "The survey confirms the limits of the first experiment, and no further comment is made. " * 72
-    llm = reader(kv_rebase=True, n_ctx=8192, kv_budget=200, kv_prefill=prefill)
+    hay = "The survey confirms the limits of the first experiment, and no further comment is made. " * 170
+    llm = reader(kv_rebase=True, n_ctx=16384, kv_budget=200, kv_prefill=prefill)
     session = llm.digest(f"{hay}The secret code of the amber lantern is 4817. {hay}", n_questions=3)
     n = len(session.tokens)
-    assert n > llm._n_positions == 4096
+    assert n > llm._n_positions == 8192
     assert llm.kv_stats().n_tokens_kept == tuple(session.header.budgets)
     assert native.seq_stats(llm.ctx).n_rebased > 0
     kept = llm.kv_kept(0)
@@ -156,8 +156,8 @@ def test_what_cannot_be_digested(reader: Callable[..., Llama], path: str, tiny_g
         llm.digest("word " * 100, n_questions=0)
     with pytest.raises(BudgetError, match="kv_tail=64 leaves no room"):
         reader(kv_tail=64).digest("word " * 100)
-    with pytest.raises(ContextError, match=r"4500.*the 4096 positions that the model was trained for"):
-        reader(n_ctx=8192).digest([65] * 4500)
+    with pytest.raises(ContextError, match=r"8500.*the 8192 positions that the model was trained for"):
+        reader(n_ctx=9000).digest([65] * 8500)
     with pytest.raises(PolicyError, match="digest: kv_policy='h2o' writes queries down"):
         reader(kv_policy="h2o").digest("word " * 100)
     with pytest.raises(EngineError, match="digest needs a compressed cache"):

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any, Callable, List
 
+import devices
 import numpy as np
 import pytest
 from logits import last_logits
@@ -14,6 +15,8 @@ from numpy_llama import NumpyLlama
 
 from compresskv_edge import Llama, Profile, native, random_gguf
 from compresskv_edge.errors import BudgetError, ContextError, EngineError, UnsupportedModelError
+
+pytestmark = pytest.mark.every_device
 
 TRAINED = 512
 HAY = "The survey confirms the limits of the first experiment, and no further comment is made. "
@@ -132,7 +135,7 @@ def test_states_go_on_where_they_were(open_small: Callable[..., Llama]) -> None:
     for i in range(1000, 2000, 40):
         for one in (llm, other):
             one.eval(TEXT[i : i + 40])
-        np.testing.assert_array_equal(last_logits(other), last_logits(llm))
+        devices.assert_same(last_logits(other), last_logits(llm))
 
 
 def test_a_pickled_llama_is_the_same(open_small: Callable[..., Llama]) -> None:

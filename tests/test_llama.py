@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Callable, List
 
+import devices
 import llama_cpp
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from compresskv_edge import Llama, Profile, native
 from compresskv_edge.errors import (
     EngineError,
 )
+
+pytestmark = pytest.mark.every_device
 
 N_CTX = 2048
 
@@ -79,7 +82,7 @@ def test_logits_all_has_the_rows_of_the_prompt(load: Callable[..., Llama]) -> No
     full = llm.scores[: len(tokens)].copy()
     llm.reset()
     llm.eval(tokens)
-    np.testing.assert_array_equal(llm.scores[: len(tokens)], full)
+    devices.assert_same(llm.scores[: len(tokens)], full)
 
 
 def test_draft_model_gives_the_same_tokens(load: Callable[..., Llama]) -> None:
@@ -193,7 +196,7 @@ def test_a_saved_state_goes_on_as_if_never_saved(type_kv: str, path: str) -> Non
         this.eval(prompt(case)[:30])
         this.compress()
         this.eval([65])
-    np.testing.assert_array_equal(last_logits(other), last_logits(llm))
+    devices.assert_same(last_logits(other), last_logits(llm))
     assert other.kv_stats().n_tokens_kept == llm.kv_stats().n_tokens_kept
     np.testing.assert_array_equal(other.kv_kept(1), llm.kv_kept(1))
 
@@ -224,7 +227,7 @@ def test_a_state_saved_after_a_reset_holds_the_new_prompt(load: Callable[..., Ll
     other.load_state(llm.save_state())
     for this in (llm, other):
         this.eval([65])
-    np.testing.assert_array_equal(last_logits(other), last_logits(llm))
+    devices.assert_same(last_logits(other), last_logits(llm))
 
 
 def test_an_empty_tail_is_saved_as_well(load: Callable[..., Llama]) -> None:

@@ -6,6 +6,7 @@ import ctypes
 from pathlib import Path
 from typing import Any, Callable, List
 
+import devices
 import llama_cpp
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from logits import TYPES
 from sequences import Context
 
 from compresskv_edge import Llama, Profile, native, scoring
+
+pytestmark = pytest.mark.every_device
 
 LENGTHS = (300, 150, 420)
 NEXT = np.random.default_rng(5).integers(32, 127, 12).tolist()
@@ -105,7 +108,7 @@ def test_keeping_every_token_is_stock_to_the_bit(arch: str, loaded: Callable[...
         for seq_id in range(3 if this is llm else 0):
             native.compress(context.ctx, [2048] * len(llm._compression.layers), seq_id)
         logits.append([context.step([t] * 3, [n + i for n in LENGTHS]) for i, t in enumerate(NEXT)])
-    np.testing.assert_array_equal(*logits)
+    devices.assert_same(*logits)
 
 
 def specified(llm: Any, context: Context, seq_id: int, budgets: List[int]) -> List[List[int]]:

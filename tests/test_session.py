@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 from typing import Any, Callable, List
 
-import numpy as np
+import devices
 import pytest
 from logits import TYPES, Case, last_logits, prompt
 
 from compresskv_edge import Llama, Profile, session
 from compresskv_edge.errors import CompressKVError, PolicyError, SessionError
+
+pytestmark = pytest.mark.every_device
 
 N = 40  # tokens decoded for comparisons
 
@@ -54,7 +56,7 @@ def test_continued_as_if_never_saved(
     other = Llama.load_session(tmp_path / "a.session", n_threads=1, n_threads_batch=1, verbose=False)
     question = [*history, *prompt(Case("", 30))]
     assert go_on(other, question, **options) == go_on(llm, question, **options)
-    np.testing.assert_array_equal(last_logits(other), last_logits(llm))
+    devices.assert_same(last_logits(other), last_logits(llm))
     assert other.kv_stats().n_tokens_kept == llm.kv_stats().n_tokens_kept
 
 
