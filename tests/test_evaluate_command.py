@@ -127,7 +127,6 @@ def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch: pytest.MonkeyPatc
         (("niah", "--contexts", "1k"), 2, "not a number of tokens"),
         (("niah", "--contexts", "64"), 1, "128 tokens or more"),
         (("niah", "--contexts", "300", "--tasks", "codes"), 1, "task is 'codes': use code, keep"),
-        (("niah", "--form", "chat", "--contexts", "300", "--profile", "none"), 1, "no chat template"),
     ],
 )
 def test_errors(args: tuple[str, ...], code: int, message: str, demo_model: Path, tmp_path: Path) -> None:

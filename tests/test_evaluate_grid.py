@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
@@ -14,9 +16,10 @@ from threadpoolctl import threadpool_info
 from compresskv_edge import Llama, Profile, policies
 from compresskv_edge.errors import CompressKVError, EvaluationError
 from compresskv_edge.evaluate import fidelity, grid, suite_run
-from compresskv_edge.evaluate.player import Outcome
+from compresskv_edge.evaluate.player import Attention, Outcome, RememberingLayer
 from compresskv_edge.evaluate.sample import Plan
 from compresskv_edge.evaluate.suite_run import Setup, SuiteRun
+from compresskv_edge.policies.layer import Layer
 
 NAMES = ("compresskv", "snapkv", "pyramidkv", "cake", "streaming_llm", "tova", "keydiff", "knorm", "random", "h2o")
 BUDGETS = (0.03, 0.06, 0.12, 0.25, 64)
@@ -31,6 +34,13 @@ def start(demo_model: Path, tmp_path: Path) -> Callable[..., SuiteRun]:
         return SuiteRun(suite, Setup(demo_model, "demo", tail=64), plan, tmp_path / journal)
 
     return make
+
+
+@pytest.fixture
+def random_layer() -> Layer:
+    rng = np.random.default_rng(1)
+    k, queries = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 40, 16), (4, 8, 16)))
+    return Layer(3, k, queries, np.arange(40))
 
 
 def content(outcome: Outcome) -> Outcome:
@@ -52,10 +62,35 @@ def test_a_grid_costs_one_prefill_a_prompt(start: Callable[..., SuiteRun]) -> No
     assert 0 < counters["decoded"] <= n_answer * len(outcomes)
 
 
+def test_attention_is_computed_once_and_what_it_took_counts_for_all() -> None:
+    shared, computed = Attention(), []
+
+    def compute() -> Iterator[Any]:
+        computed.append(1)
+        time.sleep(0.01)
+        yield np.ones(3)
+
+    first, again = (list(shared.of((0, 8), compute())) for _ in range(2))
+    assert first[0] is again[0]
+    assert computed == [1]
+    assert shared.saved_s >= 0.01
+    shared.n_bytes = 1 << 40
+    assert next(shared.of((1, 8), compute())) is not first[0]
+    assert list(shared.known) == [(0, 8)]
+
+
+def test_a_remembering_layer_attends_as_any(random_layer: Layer) -> None:
+    layer = RememberingLayer(**vars(random_layer))
+    for window in (4, 8, 4):
+        pairs = zip(layer.attention(window), random_layer.attention(window))
+        assert all(np.array_equal(a, b) for a, b in pairs)
+    assert replace(layer, heads=(1,)).shared is layer.shared
+
+
 def test_outcomes_are_those_of_the_engine_run_alone(start: Callable[..., SuiteRun], demo_model: Path) -> None:
     """Restored and in any order, a policy finds what it finds when the prompt is read for it alone."""
     run = start()
-    names = ("streaming_llm", "compresskv")
+    names = ("streaming_llm", "snapkv", "compresskv")
     run.run(names, (0.12,))
     found = {(outcome.sample, outcome.policy): outcome for outcome in run.journal.outcomes()}
     for sample in run.samples:
@@ -195,10 +230,10 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded() -> None:
 
 
 def test_prompts_longer_than_the_model_knows(start: Callable[..., SuiteRun]) -> None:
-    with pytest.raises(EvaluationError, match="knows 4096 tokens, the prompts have 5000: lower --contexts"):
-        start(plan=replace(PLAN, contexts=(5000,)))
-    with pytest.raises(EvaluationError, match=r"takes .* tokens but the context holds 4096: lower --contexts"):
-        start("multi_turn", replace(PLAN, contexts=(4000,), depths=1)).run((), (0.5,))
+    with pytest.raises(EvaluationError, match="knows 8192 tokens, the prompts have 9000: lower --contexts"):
+        start(plan=replace(PLAN, contexts=(9000,)))
+    with pytest.raises(EvaluationError, match=r"takes .* tokens but the context holds 8192: lower --contexts"):
+        start("multi_turn", replace(PLAN, contexts=(8100,), depths=1)).run((), (0.5,))
 
 
 def test_the_summary_names_the_model_and_no_folder(start: Callable[..., SuiteRun], tmp_path: Path) -> None:

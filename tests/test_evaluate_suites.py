@@ -161,6 +161,9 @@ def test_own_text_of_the_user(tmp_path: Path) -> None:
     assert Letters().count(text.turns[0].answers[0]) >= 30
     with pytest.raises(EvaluationError, match=r"has \d+ tokens, a document needs"):
         niah.make(replace(plan, contexts=(9000,)), Letters())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CompressKVError, match=r"^no text in"):
+        niah.make(replace(SMALL, haystack=tmp_path / "empty"), Letters())
     with pytest.raises(EvaluationError, match="shorter than 9000 tokens"):
         fidelity.make(replace(SMALL, data=tmp_path, contexts=(9000,)), Letters())
 

@@ -114,6 +114,10 @@ def test_tables() -> None:
     assert "0.38 (0." in text
 
 
+def test_titles() -> None:
+    assert report.title({**HEADER, "suite": "multi_turn", "n_prompts": 1}) == "multi-turn, m.gguf, 1 prompt"
+
+
 @pytest.mark.parametrize("extra", [{}, {"kl": 0.25}])
 def test_a_narrow_terminal_gets_all_that_matters(extra: dict[str, float]) -> None:
     """Nothing is cut off; differences and the time of evicting are in the files."""

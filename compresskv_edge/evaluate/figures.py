@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import EvaluationError
 from ..plot import new_figure
+from . import report
 from .grid import BASE, FULL
 from .report import percent
 
@@ -89,7 +90,8 @@ def source(path: Path) -> Optional[str]:
     from PIL import Image
 
     with Image.open(path) as image:
-        return image.info.get(_SOURCE)
+        found: Optional[str] = image.info.get(_SOURCE)
+    return found
 
 
 _END = {"budget": "budget", "kv_bytes": "bytes"}
@@ -140,7 +142,7 @@ def _axes(axis: Any, summary: Summary, field: str, rows: Sequence[Row]) -> None:
     axis.set_xlabel("kept of the prompt" if field == "budget" else "KV cache after the prompt, KiB", fontsize=8)
     axis.set_ylabel("agreement with the full cache" if summary["suite"] == "fidelity" else "score", fontsize=8)
     axis.set_ylim(-0.02, 1.03)
-    axis.set_title(f"{summary['suite']}, {summary['model']['file']}, {summary['n_prompts']} prompts", fontsize=10)
+    axis.set_title(report.title(summary), fontsize=10)
     axis.grid(alpha=0.25)
 
 

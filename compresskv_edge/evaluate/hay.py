@@ -27,8 +27,9 @@ def bury(
 
 def buried(plan: Plan, fit: Fit, rng: random.Random, placed: Sequence[tuple[float, str]], n_tokens: int) -> str:
     """Hay of n_tokens with the placed sentences (depth, text) in it. Raises EvaluationError if they do not fit."""
+    hay = source(plan, rng)
     try:
-        text = haystack.document(rng, placed, n_tokens, fit.count, source(plan, rng))
+        text = haystack.document(rng, placed, n_tokens, fit.count, hay)
     except ValueError as error:
         raise EvaluationError(f"the prompt is too short: {error}") from None
     n_found = fit.count(text)

@@ -4,9 +4,9 @@ The conversation goes on after the model's own answers; as in `Llama`, the end o
 
 questions: five questions, of which the second, third and fifth count. system: nine questions, then a tenth that meets
 a rule of the system prompt which none before it met: that it is obeyed counts. system_fact: the tenth asks for a fact
-that stands in the system prompt alone. (A rule that every answer follows is a weaker test: answers copy the ones before.)
-system_form is such a rule all the same, for small models that learned no other: the system prompt asks for German,
-Spanish or whole sentences, and the form of the tenth answer counts, whatever it says.
+that stands in the system prompt alone. system_form is for small models, which learned no other rule: the system prompt
+asks for German, Spanish or whole sentences, and the form of the tenth answer counts, whatever it says. (A weaker test:
+answers copy the ones before.)
 """
 
 from __future__ import annotations

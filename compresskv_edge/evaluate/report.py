@@ -17,11 +17,11 @@ COLUMNS = ("policy", "budget", "score", "% of full", f"- {BASE}", "KV KiB", "pre
 _WIDE_ONLY = (f"- {BASE}", "evict ms")  # the others fit 80 characters
 
 
-class table:  # noqa: N801: used as a function
+class Shown:
     """Policy x budget, for a terminal; a narrow one gets fewer columns and shorter intervals."""
 
     def __init__(self, summary: Mapping[str, Any]) -> None:
-        self._head = f"{summary['suite']}, {summary['model']['file']}, {summary['n_prompts']} prompts, 95 % intervals"
+        self._head = f"{title(summary)}, 95 % intervals"
         self._columns, self._lines = cells(summary["rows"])
         same = ("% of full",) if "kl" in self._columns else ()  # full agrees with itself
         self._narrow = [name for name in self._columns if name not in (*_WIDE_ONLY, *same)]
@@ -43,6 +43,17 @@ class table:  # noqa: N801: used as a function
         for line in self._lines:
             shown.add_row(*(shorten(line[i]) for i in at))
         return shown
+
+
+def table(summary: Mapping[str, Any]) -> Shown:
+    """The table of a run, to be printed by rich."""
+    return Shown(summary)
+
+
+def title(summary: Mapping[str, Any]) -> str:
+    """What was run: "multi-turn, model.gguf, 66 prompts"."""
+    n = summary["n_prompts"]
+    return f"{summary['suite'].replace('_', '-')}, {summary['model']['file']}, {n} prompt{'' if n == 1 else 's'}"
 
 
 def markdown(rows: Sequence[Row]) -> str:

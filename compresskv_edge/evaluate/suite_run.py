@@ -196,7 +196,7 @@ def _hash(values: Any) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def _with_tasks(module: Suite, plan: Plan, llm: Llama, chat: bool) -> Plan:
+def _with_tasks(module: Suite, plan: Plan, llm: Llama, chat: bool = False) -> Plan:
     import llama_cpp
 
     small = llama_cpp.llama_model_n_params(llm.model) < _SMALL
