@@ -1,4 +1,4 @@
-"""What a policy needs of the text's queries, written down while it is decoded.
+"""What a policy needs of the text beside its cache, written down while it is decoded.
 
 The library holds the queries of the last `window` tokens of its profile. Policies that look further back decode the
 text in steps of that many tokens and read the queries after each: every token for `mass` (the prompt then takes about
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,8 @@ class Record:
     sample: Float32
     mass: Float64  # (n,) of the tokens that the layer holds: attention so far, mean over the heads
     unfolded: List[Float32] = field(default_factory=list)  # queries whose attention is not in the mass yet
+    merged_at: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # positions of count
+    count: Optional[Float64] = None  # (n_head_kv, n) rows that each row stands for, see merging.py
 
 
 class Recorder:
@@ -176,6 +178,18 @@ class Recorder:
         for il, indices in kept.items():
             if self.needs.mass:
                 self.records[il].mass = self.records[il].mass[indices]
+
+    def count(self, il: int, positions: Indices) -> Float64:
+        """How many rows those of a layer at these positions stand for: (n_head_kv, n), one where nothing joined."""
+        record, count = self.records[il], np.ones((self.shapes[il].n_head_kv, len(positions)))
+        if record.count is not None:
+            _, here, there = np.intersect1d(positions, record.merged_at, assume_unique=True, return_indices=True)
+            count[:, here] = record.count[:, there]
+        return count
+
+    def merged(self, il: int, positions: Indices, count: Float64) -> None:
+        """The rows at these positions, all that the layer holds, stand for `count` rows: (n_head_kv, n)."""
+        self.records[il].merged_at, self.records[il].count = positions, count
 
     def _fold(self, llm: Any) -> None:
         """Count the attention of the queries read so far, while the rows that they saw are still there."""
