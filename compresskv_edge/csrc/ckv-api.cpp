@@ -309,6 +309,10 @@ int32_t llama_ckv_keep_queries(llama_context * ctx, int32_t n_tokens) {
         return ckv_fail(LLAMA_CKV_ERR_UNSUPPORTED, "more queries than the window's are kept of one sequence only: create the context with n_seq_max = 1");
     }
 
+    if (n_tokens == (int32_t) ckv->long_pos.size()) {
+        return LLAMA_CKV_OK;
+    }
+
     ckv->flush();
 
     return ckv->keep_queries(n_tokens) ? LLAMA_CKV_OK : ckv_fail(LLAMA_CKV_ERR_MEMORY, "no memory for the queries of " + std::to_string(n_tokens) + " tokens");
