@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Callable, List, Tuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from logits import Case, last_logits, prompt
 
-from compresskv_edge import Batch, Llama, Profile, native, policies
+from compresskv_edge import Batch, Llama, Profile, native, policies, random_gguf
 from compresskv_edge.errors import PolicyError
 from compresskv_edge.policies.merging import Merge, merge
 
@@ -289,3 +290,19 @@ def test_where_nothing_can_be_merged(path: str) -> None:
     full = open_model(path, kv_policy="full+merge")
     next(full.generate(TOKENS, temp=0))
     assert full.kv_stats().n_tokens_kept == (N_PROMPT,) * 3
+
+
+def test_a_text_that_is_rebased_goes_on_merging(tmp_path: Path) -> None:
+    """Past the 512 positions that this model was trained for; counts go by the text's own positions."""
+    shape = dataclasses.replace(random_gguf.TINY_SHAPES["llama"], n_ctx_train=512)
+    path = str(random_gguf.write_random_gguf(tmp_path / "small.gguf", shape))
+    for prefill in ("guided", "chunked"):
+        llm = open_model(path, kv_rebase=True, kv_prefill=prefill, kv_budget=64, kv_protect=False)
+        stream = llm.generate(TOKENS, temp=0)
+        for _ in range(300):
+            next(stream)
+        assert native.seq_stats(llm.ctx).n_rebased > 0
+        for il in range(3):
+            count = llm._compression.run.recorder.count(il, llm.kv_kept(il))
+            assert 5 < count.max() < N_PROMPT + 300
+            assert (count[:, -WINDOW:] == 1).all()
