@@ -66,7 +66,7 @@ size_t llama_ckv::kv_bytes_stock() const {
 size_t llama_ckv::window_bytes() const {
     size_t res = 0;
     for (const auto & layer : layers) {
-        res += layer.q ? ggml_nbytes(layer.q) : 0;
+        res += (layer.q ? ggml_nbytes(layer.q) : 0) + (layer.q_long ? ggml_nbytes(layer.q_long) : 0);
     }
     return res;
 }

@@ -147,10 +147,14 @@ static int64_t ckv_count_taps(const llama_ckv * ckv, const llama_ubatch & ubatch
     return reserving || !ckv->several() ? std::min<int64_t>(ubatch.n_tokens, ckv->settings.window*ckv->seqs.size()) : ckv_find_taps(ckv, ubatch).size();
 }
 
+static int64_t ckv_count_long(const llama_ckv * ckv, const llama_ubatch & ubatch) {
+    return std::min<int64_t>(ubatch.n_tokens, ckv->long_pos.size());
+}
+
 class ckv_graph_input_tap : public llm_graph_input_i {
 public:
-    ckv_graph_input_tap(llama_ckv * ckv, ggml_tensor * tokens, ggml_tensor * rows) :
-        ckv(ckv), tokens(tokens), rows(rows), generation(ckv->generation) {}
+    ckv_graph_input_tap(llama_ckv * ckv, ggml_tensor * tokens, ggml_tensor * rows, ggml_tensor * long_rows) :
+        ckv(ckv), tokens(tokens), rows(rows), long_rows(long_rows), generation(ckv->generation) {}
 
     void set_input(const llama_ubatch * ubatch) override {
         const auto taps = ckv_find_taps(ckv, *ubatch);
@@ -169,16 +173,34 @@ public:
             ggml_backend_tensor_set(tokens, data_tokens.data(), 0, ggml_nbytes(tokens));
         }
         ggml_backend_tensor_set(rows, data_rows.data(), 0, ggml_nbytes(rows));
+
+        if (long_rows) {
+            set_long_rows(*ubatch);
+        }
     }
 
     bool can_reuse(const llm_graph_params & params) override {
-        return generation == ckv->generation && rows->ne[0] == ckv_count_taps(ckv, params.ubatch);
+        return generation == ckv->generation && rows->ne[0] == ckv_count_taps(ckv, params.ubatch) &&
+            (!long_rows || long_rows->ne[0] == ckv_count_long(ckv, params.ubatch));
     }
 
 private:
+    void set_long_rows(const llama_ubatch & ubatch) {
+        const int64_t n = long_rows->ne[0];
+
+        std::vector<int64_t> data;
+        for (uint32_t i = ubatch.n_tokens - n; i < ubatch.n_tokens; ++i) {
+            data.push_back(ubatch.pos[i] % ckv->long_pos.size());
+            ckv->long_pos[data.back()] = ubatch.pos[i];
+        }
+        ggml_backend_tensor_set(long_rows, data.data(), 0, ggml_nbytes(long_rows));
+    }
+
     llama_ckv   * ckv;
     ggml_tensor * tokens; // I32 [n], null: the last n
     ggml_tensor * rows;   // I64 [n]
+
+    ggml_tensor * long_rows; // I64 [n_long or fewer], null: nobody asked for them
 
     const uint64_t generation;
 };
@@ -216,8 +238,9 @@ void ckv_build_tap(const llm_graph_context & graph, llama_ckv * ckv, ggml_tensor
     if (&layer == &ckv->layers.front()) { // one input for all layers
         ckv->tap_rows   = ckv_new_input(ctx, GGML_TYPE_I64, n, "ckv_tap_rows");
         ckv->tap_tokens = ckv->several() ? ckv_new_input(ctx, GGML_TYPE_I32, n, "ckv_tap_tokens") : nullptr;
+        ckv->long_tap   = layer.q_long ? ckv_new_input(ctx, GGML_TYPE_I64, ckv_count_long(ckv, graph.ubatch), "ckv_long_tap") : nullptr;
 
-        graph.res->add_input(std::make_unique<ckv_graph_input_tap>(ckv, ckv->tap_tokens, ckv->tap_rows));
+        graph.res->add_input(std::make_unique<ckv_graph_input_tap>(ckv, ckv->tap_tokens, ckv->tap_rows, ckv->long_tap));
     }
 
     ggml_tensor * last = ckv_last_queries(ctx, q, ckv->several() ? graph.n_tokens : n);
@@ -226,4 +249,8 @@ void ckv_build_tap(const llm_graph_context & graph, llama_ckv * ckv, ggml_tensor
     }
 
     ggml_build_forward_expand(graph.gf, ggml_set_rows(ctx, layer.q, last, ckv->tap_rows));
+
+    if (ckv->long_tap) {
+        ggml_build_forward_expand(graph.gf, ggml_set_rows(ctx, layer.q_long, ckv_last_queries(ctx, q, ckv->long_tap->ne[0]), ckv->long_tap));
+    }
 }
