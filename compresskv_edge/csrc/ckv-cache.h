@@ -17,6 +17,9 @@
 #include <string>
 #include <vector>
 
+// the padding that upstream gives to n_kv: growth in such steps, so that a step is also the life of a reused graph
+static constexpr uint32_t CKV_PAD = 256;
+
 using ckv_seq_set = llama_kv_cells::seq_set_t;
 
 // the attached profile, arrays copied
@@ -128,6 +131,11 @@ struct llama_ckv {
     uint32_t n_prefix(int32_t ikv) const; // rows of all blocks
     uint32_t n_prefix(int32_t ikv, llama_seq_id seq_id) const;
     uint32_t max_prefix() const;
+    uint32_t n_prefix_columns() const; // of the mask: a row each, or with several sequences a block each
+
+    // rows behind the tail that nobody sees, where a device reads whole steps of rows
+    uint32_t n_filler(int32_t ikv) const;
+    uint32_t max_filler() const;
 
     bool is_aligned(const ggml_tensor & view, int32_t ikv) const; // may the device of this layer read from there?
 
@@ -265,6 +273,8 @@ struct llama_ckv {
     int32_t n_evictions = 0;
     double  eviction_ms = 0.0;
 
+    std::vector<uint32_t> row_steps; // (n_layers of the cache,) rows that the layer's device reads at a time; empty: a dry run
+
 private:
     // a cancelled decode leaves whole rows behind, a cancelled move would not
     struct no_abort {
@@ -296,6 +306,8 @@ private:
     void release_compute();
 
     uint32_t first_row (int32_t ikv, int32_t block) const;
+    uint32_t pad_rows  (int32_t ikv, uint32_t n_rows) const; // as this layer's device reads them
+    void     find_row_steps();
     uint32_t n_rows_min(int32_t ikv) const; // the tensors never shrink below
     uint32_t tail_for  (const ckv_layout & layout, uint32_t n_more) const;
     bool     nobody_else(llama_seq_id seq_id) const;
