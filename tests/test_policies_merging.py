@@ -8,6 +8,7 @@ from typing import Any, Callable, List, Tuple
 
 import numpy as np
 import pytest
+from layers import curved
 from logits import Case, last_logits, prompt
 
 from compresskv_edge import Batch, Llama, Profile, native, policies, random_gguf
@@ -117,7 +118,7 @@ Loaded = Tuple[Llama, policies.Seen, Any]
 def loaded(tiny_gguf: Callable[..., Path]) -> Loaded:
     """A model, a prompt that was read once for all policies, and the state after it."""
     path = str(tiny_gguf("llama"))
-    profile, threads = Profile.uniform(path), {"n_threads": 1, "n_threads_batch": 1}
+    profile, threads = curved(path), {"n_threads": 1, "n_threads_batch": 1}
     llm = Llama(path, kv_profile=profile, kv_tail=TAIL, kv_protect=False, n_ctx=2048, verbose=False, **threads)
     seen = policies.read(llm, TOKENS)
     return llm, seen, llm.save_state()
