@@ -106,6 +106,7 @@ class Conversation(_Base):
         """
         compression = self._require("digest")
         compression.run.must_not_record("digest")
+        compression.run.must_not_merge("digest")
         tokens = self.tokenize(text.encode()) if isinstance(text, str) else list(text)
         budget = compression.budget if kv_budget is None else kv_budget
         budgets = compression.run.budgets(compression.mean_of(budget, len(tokens)), len(tokens))

@@ -263,7 +263,7 @@ class Llama(Conversation, llama_cpp.Llama):
             return
         self._decode(guide)
         self.n_tokens -= len(guide)
-        native.compress_guided(self._ctx.ctx, compression.current, len(guide))
+        compression.run.compress(self, compression.current, len(guide))
 
     def generate(
         self, tokens: Sequence[int], *args: Any, **kwargs: Any

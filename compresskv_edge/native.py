@@ -297,6 +297,20 @@ def keep(ctx: int, kept: Sequence[Sequence[int] | npt.NDArray[np.integer]], seq_
     _call("keep", _context(ctx), seq_id, ffi.cast("int32_t *", flat.ctypes.data), lengths)
 
 
+def choose(ctx: int, budgets: Sequence[int], n_guide: int = 0, seq_id: int = 0) -> list[Indices]:
+    """What compress, or with n_guide > 0 compress_guided, would keep: as `keep` takes it. Nothing changes."""
+    ffi, _ = library()
+    flat = np.empty(sum(max(int(b), 0) for b in budgets), dtype=np.int32)
+    lengths = np.zeros(len(budgets), dtype=np.int32)
+    _call(
+        "choose",
+        *(_context(ctx), seq_id, ffi.new("int32_t[]", [int(b) for b in budgets]), n_guide),
+        *(ffi.cast("int32_t *", a.ctypes.data) for a in (flat, lengths)),
+    )
+    ends = np.cumsum(lengths)
+    return [flat[end - n : end].astype(np.int64) for n, end in zip(lengths, ends)]
+
+
 @dataclass(frozen=True)
 class Stats:
     """struct llama_ckv_stats: sizes in bytes, time in milliseconds."""
@@ -366,14 +380,20 @@ def positions(ctx: int, layer: int, seq_id: int = 0) -> Indices:
     return out.astype(np.int64)
 
 
-def read_queries(ctx: int, layer: int, shape: Layer, window: int, seq_id: int = 0) -> Float32:
-    """Queries of the observation window as attention saw them, oldest first: (n_head, window, head_dim).
+def keep_queries(ctx: int, n_tokens: int) -> None:
+    """Keep the queries of the last n_tokens tokens from now on, beside those of the window; 0 frees them."""
+    _call("keep_queries", _context(ctx), n_tokens)
 
-    Scaled so that the logits are q k^T / sqrt(head_dim); in the cache's rotated basis if the cache is quantised.
+
+def read_queries(ctx: int, layer: int, shape: Layer, n: int, seq_id: int = 0) -> Float32:
+    """Queries of the last n tokens as attention saw them, oldest first: (n_head, n, head_dim).
+
+    n: up to the observation window, or to what `keep_queries` keeps. Scaled so that the logits are
+    q k^T / sqrt(head_dim); in the cache's rotated basis if the cache is quantised.
     """
     ffi, _ = library()
-    out = np.empty((shape.n_head, window, shape.head_dim_k), dtype=np.float32)
-    _call("read_queries", _context(ctx), seq_id, layer, ffi.cast("float *", out.ctypes.data))
+    out = np.empty((shape.n_head, n, shape.head_dim_k), dtype=np.float32)
+    _call("read_queries", _context(ctx), seq_id, layer, n, ffi.cast("float *", out.ctypes.data))
     return out
 
 
@@ -385,6 +405,34 @@ def read_kv(ctx: int, layer: int, shape: Layer, seq_id: int = 0) -> tuple[Float3
     v = np.empty((shape.n_head_kv, n, shape.head_dim_v), dtype=np.float32)
     _call("read_kv", _context(ctx), seq_id, layer, *(ffi.cast("float *", a.ctypes.data) for a in (k, v)))
     return k, v
+
+
+def write_kv(
+    ctx: int,
+    layer: int,
+    shape: Layer,
+    rows: npt.NDArray[np.integer],
+    k: Optional[npt.NDArray[Any]] = None,
+    v: Optional[npt.NDArray[Any]] = None,
+    seq_id: int = 0,
+) -> None:
+    """Replace keys and values of some rows, quantised as the cache is; what `read_kv` read changes nothing.
+
+    rows: (n_rows,) ascending indices into `positions(ctx, layer)`. k, v: (n_head_kv, n_rows, head_dim); None: they
+    stay. A sequence that shares rows with a fork gets a copy of its own first. Raises EngineError.
+    """
+    ffi, _ = library()
+    for name, array, head_dim in (("k", k, shape.head_dim_k), ("v", v, shape.head_dim_v)):
+        want = (shape.n_head_kv, len(rows), head_dim)
+        if array is not None and array.shape != want:
+            raise EngineError(f"{name} of {len(rows)} rows of layer {layer} is {array.shape}, not {want}")
+    parts = [None if a is None else np.ascontiguousarray(a, dtype=np.float32) for a in (k, v)]
+    at = np.ascontiguousarray(rows, dtype=np.int32)
+    _call(
+        "write_kv",
+        *(_context(ctx), seq_id, layer, ffi.cast("int32_t *", at.ctypes.data), len(at)),
+        *(ffi.NULL if a is None else ffi.cast("float *", a.ctypes.data) for a in parts),
+    )
 
 
 def scores(ctx: int, layer: int, reduce: str = "sum") -> Float32:

@@ -44,6 +44,8 @@ class Sequences:
                 f"kv_policy={self._compression.policy!r} is not scored by the library, which several sequences need: "
                 "use 'compresskv', or one prompt after the other"
             )
+        if self._compression is not None:
+            self._compression.run.must_not_merge("a batch")
         params = llama_cpp.llama_context_params.from_buffer_copy(llm.context_params)
         params.n_seq_max = n_seq_max
         params.n_outputs_max = n_seq_max

@@ -186,6 +186,7 @@ def _adopt(llm: Llama, session: Session) -> None:
 
 def _adopt_compression(llm: Llama, compression: Compression, session: Session) -> None:
     header, protection = session.header, compression.protection
+    compression.run.recorder.forget()  # what it knows is of another text
     same = saved_policy(header) == compression.policy
     compression.current = list(header.budgets) if same else []  # another policy chooses its own
     protection.named, protection.system = tuple(header.protected), tuple(header.system_tokens)

@@ -12,6 +12,7 @@ from layers import curves_of, random_layers
 from compresskv_edge import policies
 from compresskv_edge.errors import BudgetError, PolicyError
 from compresskv_edge.policies import Policy
+from compresskv_edge.policies.merging import Merge
 
 WINDOW = 8  # the library's
 EVICTING = [name for name in policies.names() if name != "full"]
@@ -149,6 +150,10 @@ def test_every_policy_says_what_it_is() -> None:
         ("edge:later_share=-0.1", "option later_share"),
         ("edge:budgets=none", "option budgets of policy 'edge' is 'none': give a value like 'curves'"),
         ("snapkv+fold", "a modifier that is not 'merge'"),
+        ("snapkv+merge+merge", "or has it twice"),
+        ("snapkv+merge:x=1", r"policy 'snapkv\+merge' has no option 'x': it has threshold, strength"),
+        ("snapkv+merge:threshold=2", r"option threshold of policy 'snapkv\+merge' is '2': give a value like 0.6"),
+        ("snapkv+merge:strength=0", "option strength"),
     ],
 )
 def test_a_spec_that_means_nothing(spec: str, message: str) -> None:
@@ -159,5 +164,7 @@ def test_a_spec_that_means_nothing(spec: str, message: str) -> None:
 def test_options_and_modifier() -> None:
     policy = policies.get("snapkv:window=16:pooling=avg:kernel=3")
     assert (policy.window, policy.recent, policy.pooling, policy.kernel) == (16, 16, "avg", 3)
-    assert policies.get("snapkv+merge") == dataclasses.replace(policies.get("snapkv"), merge=True)
+    assert policies.get("snapkv+merge") == dataclasses.replace(policies.get("snapkv"), merge=Merge())
+    options = policies.get("snapkv:window=16+merge:threshold=0.8:strength=0.5")
+    assert (options.window, options.merge) == (16, Merge(0.8, 0.5))
     assert policies.get("random:seed=2") != policies.get("random")

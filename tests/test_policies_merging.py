@@ -1,42 +1,68 @@
-"""Evicted rows mixed into kept ones: by hand, and what it does to attention."""
+"""Evicted rows mixed into kept ones: by hand, and through the engine for every policy."""
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
+from pathlib import Path
+from typing import Any, Callable, List, Tuple
 
-from compresskv_edge.policies.merging import merge
+import numpy as np
+import pytest
+from layers import curved
+from logits import Case, last_logits, prompt
+
+from compresskv_edge import Batch, Llama, Profile, native, policies, random_gguf
+from compresskv_edge.errors import PolicyError
+from compresskv_edge.policies.merging import Merge, merge
 
 K = np.array([[[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [-1.0, 0.0], [0.1, 1.0]]])  # (1, 5, 2)
 V = np.array([[[1.0], [10.0], [3.0], [100.0], [20.0]]])  # (1, 5, 1)
 KEPT = np.array([0, 1])
 
 
+#
+# the statement
+#
+
+
 def test_each_evicted_row_joins_its_nearest_kept_one_as_a_mean() -> None:
     """2 points as 0 does, 4 nearly as 1; 3 points the other way and is lost."""
-    k, v = merge(K, V, KEPT)
-    np.testing.assert_allclose(k, [[[1.5, 0.0], [0.05, 1.0]]], rtol=1e-6)
-    np.testing.assert_allclose(v, [[[2.0], [15.0]]])
-    assert k.dtype == v.dtype == np.float32
+    got = merge(K, V, KEPT)
+    np.testing.assert_allclose(got.k, [[[1.5, 0.0], [0.05, 1.0]]], rtol=1e-6)
+    np.testing.assert_allclose(got.v, [[[2.0], [15.0]]])
+    assert got.k.dtype == got.v.dtype == np.float32
+    assert got.count.tolist() == [[2.0, 2.0]]
+    assert got.changed.tolist() == [0, 1]
 
 
 def test_a_threshold_above_every_cosine_changes_nothing() -> None:
-    k, v = merge(K, V, KEPT, threshold=1.1)
-    np.testing.assert_array_equal(k, K[:, :2])
-    np.testing.assert_array_equal(v, V[:, :2])
+    got = merge(K, V, KEPT, Merge(threshold=1.1))
+    np.testing.assert_array_equal(got.k, K[:, :2])
+    np.testing.assert_array_equal(got.v, V[:, :2])
+    assert not len(got.changed)
 
 
-def test_recent_rows_stay_as_they_are() -> None:
-    k, v = merge(K, V, KEPT, n_recent=1)
-    np.testing.assert_allclose(k, [[[1.5, 0.0], [0.0, 1.0]]])
-    np.testing.assert_allclose(v, [[[2.0], [10.0]]])
-    k, _ = merge(K, V, KEPT, n_recent=2)
-    np.testing.assert_array_equal(k, K[:, :2])
+def test_fixed_rows_stay_as_they_are_and_what_is_like_them_goes_elsewhere_or_is_lost() -> None:
+    got = merge(K, V, KEPT, fixed=np.array([False, True]))
+    np.testing.assert_allclose(got.k, [[[1.5, 0.0], [0.0, 1.0]]])
+    np.testing.assert_allclose(got.v, [[[2.0], [10.0]]])
+    assert got.changed.tolist() == [0]
+    got = merge(K, V, KEPT, fixed=np.array([True, True]))
+    np.testing.assert_array_equal(got.k, K[:, :2])
+
+
+def test_weights() -> None:
+    """Row 0 stands for three already and row 2 for two, which count half: (3*1 + 0.5*2*3) / 4."""
+    got = merge(K, V, KEPT, Merge(strength=0.5), count=np.array([[3.0, 1.0, 2.0, 1.0, 1.0]]))
+    np.testing.assert_allclose(got.v, [[[1.5], [(10 + 0.5 * 20) / 1.5]]], rtol=1e-6)
+    np.testing.assert_allclose(got.k[0, 0], [1.25, 0.0])
+    assert got.count.tolist() == [[4.0, 1.5]]
 
 
 def test_nothing_evicted_changes_nothing() -> None:
-    k, v = merge(K, V, np.arange(5))
-    np.testing.assert_array_equal(k, K.astype(np.float32))
-    np.testing.assert_array_equal(v, V)
+    got = merge(K, V, np.arange(5))
+    np.testing.assert_array_equal(got.k, K.astype(np.float32))
+    np.testing.assert_array_equal(got.v, V)
 
 
 def test_heads_mix_their_own_rows() -> None:
@@ -45,8 +71,24 @@ def test_heads_mix_their_own_rows() -> None:
     both = merge(k, v, KEPT)
     for head in (0, 1):
         alone = merge(k[head : head + 1], v[head : head + 1], KEPT)
-        for one, other in zip(both, alone):
-            np.testing.assert_array_equal(one[head : head + 1], other)
+        np.testing.assert_array_equal(both.k[head : head + 1], alone.k)
+        np.testing.assert_array_equal(both.v[head : head + 1], alone.v)
+
+
+def test_many_rows_go_in_blocks() -> None:
+    """3000 evicted rows: each mean by a loop."""
+    rng = np.random.default_rng(1)
+    k, v = rng.standard_normal((1, 3020, 4)), rng.standard_normal((1, 3020, 3))
+    kept = np.arange(0, 3020, 151)
+    got = merge(k, v, kept, Merge(threshold=0.8))
+    unit = k[0] / np.linalg.norm(k[0], axis=1, keepdims=True)
+    groups: List[List[int]] = [[at] for at in kept]
+    for row in np.setdiff1d(np.arange(3020), kept):
+        cosines = unit[kept] @ unit[row]
+        if cosines.max() >= 0.8:
+            groups[int(cosines.argmax())].append(row)
+    np.testing.assert_allclose(got.k[0], [k[0, rows].mean(axis=0) for rows in groups], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got.v[0], [v[0, rows].mean(axis=0) for rows in groups], rtol=1e-5, atol=1e-6)
 
 
 def test_twins_of_kept_tokens_are_not_missed() -> None:
@@ -55,6 +97,213 @@ def test_twins_of_kept_tokens_are_not_missed() -> None:
     k = rng.standard_normal((2, 40, 16))
     v = rng.standard_normal((2, 40, 8))
     k[:, 20:] = k[:, :20] + 1e-3 * rng.standard_normal((2, 20, 16))
-    mixed_k, mixed_v = merge(k, v, np.arange(20))
-    np.testing.assert_allclose(mixed_k, k[:, :20], atol=5e-3)
-    np.testing.assert_allclose(mixed_v, (v[:, :20] + v[:, 20:]) / 2, atol=1e-6)
+    got = merge(k, v, np.arange(20))
+    np.testing.assert_allclose(got.k, k[:, :20], atol=5e-3)
+    np.testing.assert_allclose(got.v, (v[:, :20] + v[:, 20:]) / 2, atol=1e-6)
+
+
+#
+# through the engine
+#
+
+N_PROMPT, BUDGET, TAIL, WINDOW = 600, 100, 64, 8
+TOKENS = prompt(Case("", N_PROMPT))
+EVICTING = [name for name in policies.names() if name != "full"]
+OPTIONS = Merge(threshold=0.3)  # keys of a random model have little in common
+MERGE = "+merge:threshold=0.3"
+Loaded = Tuple[Llama, policies.Seen, Any]
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_gguf: Callable[..., Path]) -> Loaded:
+    """A model, a prompt that was read once for all policies, and the state after it."""
+    path = str(tiny_gguf("llama"))
+    profile, threads = curved(path), {"n_threads": 1, "n_threads_batch": 1}
+    llm = Llama(path, kv_profile=profile, kv_tail=TAIL, kv_protect=False, n_ctx=2048, verbose=False, **threads)
+    seen = policies.read(llm, TOKENS)
+    return llm, seen, llm.save_state()
+
+
+def held(llm: Llama) -> List[Any]:
+    return [llm.kv_kept(il) for il in range(len(llm._compression.layers))]
+
+
+def rows(llm: Llama) -> List[Any]:
+    """By layer: keys and values in the cache."""
+    return [native.read_kv(llm.ctx, il, layer) for il, layer in enumerate(llm._compression.layers)]
+
+
+def assert_merged(llm: Llama, before: Any, positions: Any, fixed: Any, counts: Any = None) -> List[Any]:
+    """The cache holds what the statement makes of `before`, in f16; returns the new counts."""
+    new = []
+    for il, (k, v) in enumerate(rows(llm)):
+        kept = np.flatnonzero(np.isin(positions[il], held(llm)[il]))
+        stays = fixed(positions[il][kept])
+        want = merge(*before[il], kept, OPTIONS, fixed=stays, count=None if counts is None else counts[il])
+        np.testing.assert_array_equal(k, want.k.astype(np.float16))
+        np.testing.assert_array_equal(v, want.v.astype(np.float16))
+        assert len(want.changed)
+        assert not stays[want.changed].any()
+        new.append(want.count)
+    return new
+
+
+@pytest.mark.parametrize("name", EVICTING)
+def test_every_policy_merges_what_it_evicts(name: str, loaded: Loaded) -> None:
+    llm, seen, state = loaded
+    policy = policies.get(name)
+    protected = np.array([2, 3, 300])
+    window = policy.window_of(BUDGET, WINDOW)
+
+    def fixed(positions: Any) -> Any:
+        return np.isin(positions, protected) | (positions < policy.sinks) | (positions >= N_PROMPT - window)
+
+    try:
+        llm.load_state(state)
+        llm.protect(protected.tolist())
+        before, positions = rows(llm), held(llm)
+        policies.apply(llm, name, BUDGET, seen)
+        plain = held(llm)
+        for _ in range(2):
+            llm.load_state(state)
+            policies.apply(llm, name + MERGE, BUDGET, seen)
+            assert [kept.tolist() for kept in held(llm)] == [kept.tolist() for kept in plain]
+            assert_merged(llm, before, positions, fixed)
+    finally:
+        llm.protect([])
+
+
+@pytest.mark.parametrize("name", ["snapkv:window=8", "h2o", "streaming_llm", "knorm"])
+def test_decoding_merges_as_well_and_rows_count_for_what_they_hold(name: str, loaded: Loaded) -> None:
+    llm, seen, state = loaded
+    policy = policies.get(name)
+    window = policy.window_of(BUDGET, WINDOW)
+
+    def fixed(positions: Any) -> Any:
+        return (positions < policy.sinks) | (positions >= llm.n_tokens - window)
+
+    llm.load_state(state)
+    before, positions = rows(llm), held(llm)
+    policies.apply(llm, name + MERGE, BUDGET, seen)
+    counts = assert_merged(llm, before, positions, fixed)
+    for _ in range(2):
+        llm.eval(TOKENS[:30])
+        before, positions = rows(llm), held(llm)
+        counts = [np.concatenate([count, np.ones((len(count), 30))], axis=1) for count in counts]
+        policies.evict(llm)
+        counts = assert_merged(llm, before, positions, fixed, counts)
+    assert max(count.max() for count in counts) > 3
+
+
+@pytest.mark.parametrize("name", EVICTING)
+def test_decoding_goes_on(name: str, loaded: Loaded) -> None:
+    llm, seen, state = loaded
+    texts = []
+    for _ in range(2):
+        llm.load_state(state)
+        policies.apply(llm, name + MERGE, BUDGET, seen)
+        token, text = 65, []
+        for _ in range(2 * TAIL):
+            llm.eval([token])
+            token = int(last_logits(llm).argmax())
+            text.append(token)
+            assert sum(llm.kv_stats().n_tokens_kept) <= (BUDGET + TAIL) * len(seen.layers)
+        texts.append(text)
+    assert texts[0] == texts[1], "the second run does not know of the first"
+
+
+@pytest.mark.parametrize("name", EVICTING)
+def test_a_prompt_within_its_budget_is_left_alone(name: str, loaded: Loaded) -> None:
+    llm = loaded[0]
+    seen = policies.read(llm, TOKENS[:40], [name])
+    before = rows(llm)
+    assert policies.apply(llm, name + MERGE, BUDGET, seen) == [40] * len(seen.layers)
+    for one, other in zip(before, rows(llm)):
+        np.testing.assert_array_equal(one, other)
+
+
+def open_model(path: str, **options: Any) -> Llama:
+    defaults = {"kv_policy": "snapkv" + MERGE, "kv_budget": BUDGET, "kv_tail": TAIL, "n_ctx": 2048, "n_threads": 1}
+    return Llama(path, **{**defaults, "n_threads_batch": 1, "verbose": False, **options})
+
+
+def test_a_question_that_ran_ahead_is_not_merged(path: str) -> None:
+    llm = open_model(path, kv_protect=False)
+    run, n_guide = llm._compression.run, 20
+    llm.eval(TOKENS[:300])
+    n_layer = len(llm._compression.layers)
+    before, positions = rows(llm), held(llm)
+    llm._decode(TOKENS[400 : 400 + n_guide])
+    llm.n_tokens -= n_guide
+    budgets = [BUDGET] * n_layer
+    want = native.choose(llm.ctx, budgets, n_guide)
+    run.compress(llm, budgets, n_guide)
+    assert [kept.tolist() for kept in held(llm)] == [kept.tolist() for kept in want]
+    window = run.policy.window_of(BUDGET, llm._compression.window)
+    assert_merged(llm, before, positions, lambda at: at >= 300 - window)
+
+
+MODES = [(name, mode) for name in ("snapkv", "compresskv") for mode in ("full", "chunked", "guided")]
+
+
+@pytest.mark.parametrize(("name", "mode"), [*MODES, ("tova", "full"), ("tova", "chunked")])
+def test_completions(name: str, mode: str, path: str) -> None:
+    llm = open_model(path, kv_profile=Profile.uniform(path), kv_policy=name + MERGE, kv_prefill=mode)
+    plain = open_model(path, kv_profile=Profile.uniform(path), kv_policy=name, kv_prefill=mode)
+    answers = []
+    for model in (llm, llm, plain):
+        generator = model.generate(TOKENS, temp=0)
+        next(generator)
+        answers.append([rows(model), [next(generator) for _ in range(100)]])
+        assert sum(model.kv_stats().n_tokens_kept) <= (BUDGET + TAIL) * 3
+    for one, other, without in zip(*(answer[0] for answer in answers)):
+        np.testing.assert_array_equal(one, other)
+        assert (one[0] != without[0]).any()
+    assert answers[0][1] == answers[1][1]
+
+
+def test_a_session_holds_the_merged_rows(path: str, tmp_path: Path) -> None:
+    llm = open_model(path)
+    next(llm.generate(TOKENS, temp=0))
+    llm.save_session(tmp_path / "one.session")
+    again = Llama.load_session(tmp_path / "one.session")
+    for one, other in zip(rows(llm), rows(again)):
+        np.testing.assert_array_equal(one, other)
+    llm.load_session(tmp_path / "one.session")
+    texts = [[next(stream) for _ in range(150)] for stream in (m.generate(TOKENS, temp=0) for m in (llm, again))]
+    assert texts[0] == texts[1], "both count anew"
+
+
+@pytest.mark.parametrize("type_kv", [8, 2])
+def test_a_quantised_cache(type_kv: int, path: str) -> None:
+    llm = open_model(path, type_k=type_kv, type_v=type_kv)
+    next(llm.generate(TOKENS, temp=0))
+    assert all(np.isfinite(k).all() and np.isfinite(v).all() for k, v in rows(llm))
+    assert sum(llm.kv_stats().n_tokens_kept) == BUDGET * 3
+
+
+def test_where_nothing_can_be_merged(path: str) -> None:
+    llm = open_model(path)
+    with pytest.raises(PolicyError, match=r"a batch evicts without merging: leave out '\+merge' of kv_policy='snapkv"):
+        Batch(llm)
+    with pytest.raises(PolicyError, match="digest evicts without merging"):
+        llm.digest(TOKENS)
+    full = open_model(path, kv_policy="full+merge")
+    next(full.generate(TOKENS, temp=0))
+    assert full.kv_stats().n_tokens_kept == (N_PROMPT,) * 3
+
+
+def test_a_text_that_is_rebased_goes_on_merging(tmp_path: Path) -> None:
+    """Past the 512 positions that this model was trained for; counts go by the text's own positions."""
+    shape = dataclasses.replace(random_gguf.TINY_SHAPES["llama"], n_ctx_train=512)
+    path = str(random_gguf.write_random_gguf(tmp_path / "small.gguf", shape))
+    for prefill in ("guided", "chunked"):
+        llm = open_model(path, kv_rebase=True, kv_prefill=prefill, kv_budget=64, kv_protect=False)
+        stream = llm.generate(TOKENS, temp=0)
+        for _ in range(300):
+            next(stream)
+        assert native.seq_stats(llm.ctx).n_rebased > 0
+        for il in range(3):
+            count = llm._compression.run.recorder.count(il, llm.kv_kept(il))
+            assert 5 < count.max() < N_PROMPT + 300
+            assert (count[:, -WINDOW:] == 1).all()

@@ -7,10 +7,11 @@ from typing import Any, Callable, Dict, List
 
 import numpy as np
 import pytest
-from logits import Case, prompt
+from logits import Case, last_logits, prompt
+from sequences import Context
 
 from compresskv_edge import Llama, Profile, native, policies, scoring
-from compresskv_edge.errors import EngineError
+from compresskv_edge.errors import EngineError, UnsupportedModelError
 from compresskv_edge.policies.recorder import Needs, Recorder, column_sums
 from compresskv_edge.profile import Settings
 
@@ -46,6 +47,11 @@ def truth(tiny_gguf: Callable[..., Path]) -> List[Dict[str, Any]]:
 @pytest.fixture(scope="module")
 def llm(tiny_gguf: Callable[..., Path]) -> Llama:
     return open_model(str(tiny_gguf("llama")))
+
+
+def decode(llm: Llama, tokens: List[int]) -> None:
+    """Past the policy that the model has now."""
+    super(Llama, llm).eval(tokens)
 
 
 def assert_same_queries(layer: policies.Layer, found: Any, true: Any) -> None:
@@ -115,18 +121,96 @@ def test_what_policies_need_together() -> None:
     assert not both.covers(Needs(recent=33))
 
 
-def test_a_policy_that_needs_little_decodes_in_one_go(llm: Llama) -> None:
+def test_the_steps_in_which_a_prompt_is_decoded(llm: Llama) -> None:
     def steps(needs: Needs) -> List[int]:
         sizes: List[int] = []
         llm.reset()
         recorder = Recorder(llm._compression.layers, 8, needs)
-        recorder.feed(llm, TOKENS[:300], lambda tokens: (sizes.append(len(tokens)), llm._decode(tokens))[1])
+        recorder.feed(llm, TOKENS[:600], lambda tokens: (sizes.append(len(tokens)), decode(llm, tokens))[1])
         return sizes
 
-    assert steps(Needs(recent=8)) == [300]
-    assert steps(Needs(recent=20)) == [280, 8, 8, 4]
-    assert steps(Needs(recent=8, sample=True)) == [256, 36, 8]
-    assert steps(Needs(mass=True)) == [8] * 37 + [4]
+    assert steps(Needs(recent=8)) == [600]
+    assert steps(Needs(recent=20)) == [600]
+    assert steps(Needs(recent=8, sample=True)) == [256, 256, 88]
+    assert steps(Needs(mass=True)) == [256, 256, 88]
+
+
+@pytest.mark.parametrize("cut", [1, 8, 9, 255, 256, 300])
+def test_however_a_text_comes_its_queries_are_read_once(cut: int, llm: Llama, truth: List[Dict[str, Any]]) -> None:
+    """In one go, or cut in two, the second part token by token."""
+    n, needs = 320, Needs(recent=30, mass=True, sample=True)
+    whole, parts = (Recorder(llm._compression.layers, 8, needs) for _ in range(2))
+    llm.reset()
+    whole.feed(llm, TOKENS[:n], lambda tokens: decode(llm, tokens))
+    whole.finish(llm)
+    llm.reset()
+    parts.feed(llm, TOKENS[:cut], lambda tokens: decode(llm, tokens))
+    for token in TOKENS[cut:n]:
+        parts.feed(llm, [token], lambda tokens: decode(llm, tokens))
+    parts.finish(llm)
+    for il, true in enumerate(truth):
+        one, other = whole.records[il], parts.records[il]
+        assert one.recent.shape[1] == other.recent.shape[1] == 30
+        assert one.sample.shape[1] == other.sample.shape[1] == 8
+        np.testing.assert_allclose(one.recent, true["q"][:, n - 30 : n], atol=1e-4 if il == 0 else 0.1)
+        np.testing.assert_allclose(other.recent, one.recent, atol=1e-4 if il == 0 else 0.1)
+        np.testing.assert_allclose(other.sample, one.sample, atol=1e-4 if il == 0 else 0.1)
+        np.testing.assert_allclose(other.mass, one.mass, rtol=1e-3 if il == 0 else 0.1)
+        assert one.mass.sum() == pytest.approx(n, rel=1e-5)
+
+
+def test_a_recorded_prompt_is_decoded_as_any_other(llm: Llama) -> None:
+    """Cache and logits to the bit, and no memory is left behind."""
+    policies.read(llm, TOKENS, ["compresskv"])
+    want = [native.read_kv(llm.ctx, il, layer)[0] for il, layer in enumerate(llm._compression.layers)]
+    logits, before = last_logits(llm), native.memory(llm.ctx)
+    for name in ("snapkv", "scissorhands", "h2o"):
+        policies.read(llm, TOKENS, [name])
+        for il, layer in enumerate(llm._compression.layers):
+            np.testing.assert_array_equal(native.read_kv(llm.ctx, il, layer)[0], want[il])
+        np.testing.assert_array_equal(last_logits(llm), logits)
+        assert native.memory(llm.ctx) == before
+        assert native.stats(llm.ctx).window_bytes == sum(
+            8 * 4 * s.n_head * s.head_dim_k for s in llm._compression.layers
+        )
+
+
+def test_queries_beside_the_window(llm: Llama, truth: List[Dict[str, Any]]) -> None:
+    layer = llm._compression.layers[0]
+    llm.reset()
+    before = native.stats(llm.ctx)
+    native.keep_queries(llm.ctx, 100)
+    try:
+        after = native.stats(llm.ctx)
+        n_bytes = sum(100 * 4 * shape.n_head * shape.head_dim_k for shape in llm._compression.layers)
+        assert (after.window_bytes - before.window_bytes, after.kv_bytes) == (n_bytes, before.kv_bytes)
+        assert native.memory(llm.ctx).context_bytes == after.kv_bytes + after.window_bytes
+        decode(llm, TOKENS[:70])
+        with pytest.raises(EngineError, match="the queries of 70 of the last 90 tokens are known"):
+            native.read_queries(llm.ctx, 0, layer, 90)
+        decode(llm, TOKENS[70:250])
+        for n in (1, 8, 9, 100):
+            np.testing.assert_allclose(
+                native.read_queries(llm.ctx, 0, layer, n), truth[0]["q"][:, 250 - n : 250], atol=1e-4
+            )
+        with pytest.raises(EngineError, match="n is 101: the queries of 100 tokens are kept"):
+            native.read_queries(llm.ctx, 0, layer, 101)
+        llm.n_tokens = 240
+        decode(llm, TOKENS[300:305])
+        with pytest.raises(EngineError, match="the queries of 95 of the last 96 tokens are known"):
+            native.read_queries(llm.ctx, 0, layer, 96)
+        llm.reset()
+        decode(llm, TOKENS[:9])
+        with pytest.raises(EngineError, match="the queries of 9 of the last 10 tokens are known"):
+            native.read_queries(llm.ctx, 0, layer, 10)
+    finally:
+        native.keep_queries(llm.ctx, 0)
+    with pytest.raises(EngineError, match="n is 9: the queries of 8 tokens are kept"):
+        native.read_queries(llm.ctx, 0, layer, 9)
+    with pytest.raises(EngineError, match=r"n_tokens is -1, not in 0\.\.2048"):
+        native.keep_queries(llm.ctx, -1)
+    with pytest.raises(UnsupportedModelError, match="create the context with n_seq_max = 1"):
+        native.keep_queries(Context(llm, 2).ctx, 10)
 
 
 def test_a_cache_that_moved_on(llm: Llama) -> None:

@@ -147,8 +147,6 @@ def test_what_was_not_recorded(loaded: Loaded) -> None:
 def test_errors_of_apply(loaded: Loaded, path: str) -> None:
     llm, seen, state = loaded
     llm.load_state(state)
-    with pytest.raises(PolicyError, match="merging changes keys and values"):
-        policies.apply(llm, "snapkv+merge", BUDGET, seen)
     with pytest.raises(BudgetError, match="kv_budget is 8 tokens"):
         policies.apply(llm, "snapkv", 8, seen)
     stock = Llama(path, n_ctx=256, verbose=False)
@@ -279,7 +277,6 @@ def test_a_bounded_prefill(mode: str, path: str) -> None:
         ({"kv_policy": "snapvk"}, "did you mean 'snapkv'"),
         ({"kv_policy": "tova", "kv_prefill": "guided"}, "kv_policy='tova' is not scored by the library"),
         ({"kv_policy": "full", "kv_prefill": "chunked"}, "kv_policy='full' evicts nothing"),
-        ({"kv_policy": "snapkv+merge"}, "merging changes keys and values"),
         ({"kv_policy": "edge"}, "error curves, which the profile lacks: measure one with 'compresskv calibrate"),
     ],
 )

@@ -163,21 +163,28 @@ static bool ckv_choose(llama_ckv & ckv, llama_seq_id seq_id, int32_t ikv, int32_
     return true;
 }
 
-static int32_t ckv_compress(llama_ckv & ckv, llama_seq_id seq_id, const int32_t * budgets, int32_t n_guide = 0) {
-    const int64_t t_start_us = ggml_time_us();
-
+static int32_t ckv_choose_all(llama_ckv & ckv, llama_seq_id seq_id, const int32_t * budgets, int32_t n_guide, std::vector<ckv_kept> & kept) {
     if (const int32_t status = ckv_check_window(ckv, seq_id, n_guide)) {
         return status;
     }
 
     ckv.flush();
-
-    std::vector<ckv_kept> kept(ckv.layers.size());
+    kept.resize(ckv.layers.size());
 
     for (size_t i = 0; i < kept.size(); ++i) {
         if (!ckv_choose(ckv, seq_id, i, budgets[ckv.model_layer(i)], n_guide, kept[i])) {
             return ckv_fail(LLAMA_CKV_ERR_COMPUTE, "scoring layer " + std::to_string(ckv.model_layer(i)) + " failed; the cache is unchanged");
         }
+    }
+    return LLAMA_CKV_OK;
+}
+
+static int32_t ckv_compress(llama_ckv & ckv, llama_seq_id seq_id, const int32_t * budgets, int32_t n_guide = 0) {
+    const int64_t t_start_us = ggml_time_us();
+
+    std::vector<ckv_kept> kept;
+    if (const int32_t status = ckv_choose_all(ckv, seq_id, budgets, n_guide, kept)) {
+        return status;
     }
 
     if (n_guide > 0) {
@@ -233,6 +240,28 @@ int32_t llama_ckv_compress_guided(llama_context * ctx, llama_seq_id seq_id, cons
     return ckv_compress(*ckv, seq_id, budgets, n_guide);
 }
 
+int32_t llama_ckv_choose(llama_context * ctx, llama_seq_id seq_id, const int32_t * budgets, int32_t n_guide, int32_t * kept, int32_t * kept_len) {
+    llama_ckv * ckv = nullptr;
+    if (const int32_t status = ckv_prepare(ctx, seq_id, budgets, &ckv)) {
+        return status;
+    }
+    if (!kept || !kept_len || n_guide < 0) {
+        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "kept or kept_len is NULL, or n_guide negative");
+    }
+
+    std::vector<ckv_kept> res;
+    if (const int32_t status = ckv_choose_all(*ckv, seq_id, budgets, n_guide, res)) {
+        return status;
+    }
+    for (int32_t il = 0; il < (int32_t) ctx->get_model().hparams.n_layer(); ++il) {
+        const int32_t ikv = ckv->cache_layer(il);
+
+        kept_len[il] = ikv < 0 ? 0 : res[ikv].size();
+        kept         = ikv < 0 ? kept : std::copy(res[ikv].begin(), res[ikv].end(), kept);
+    }
+    return LLAMA_CKV_OK;
+}
+
 int32_t llama_ckv_reserve(llama_context * ctx, llama_seq_id seq_id, const int32_t * budgets) {
     llama_ckv * ckv = nullptr;
     if (const int32_t status = ckv_prepare(ctx, seq_id, budgets, &ckv)) {
@@ -266,6 +295,27 @@ int32_t llama_ckv_protect(llama_context * ctx, llama_seq_id seq_id, const llama_
     protect.erase(std::unique(protect.begin(), protect.end()), protect.end());
 
     return LLAMA_CKV_OK;
+}
+
+int32_t llama_ckv_keep_queries(llama_context * ctx, int32_t n_tokens) {
+    llama_ckv * ckv = nullptr;
+    if (const int32_t status = ckv_get(ctx, &ckv)) {
+        return status;
+    }
+    if (n_tokens < 0 || n_tokens > (int32_t) ckv->n_ctx) {
+        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "n_tokens is " + std::to_string(n_tokens) + ", not in 0.." + std::to_string(ckv->n_ctx));
+    }
+    if (ckv->several()) {
+        return ckv_fail(LLAMA_CKV_ERR_UNSUPPORTED, "more queries than the window's are kept of one sequence only: create the context with n_seq_max = 1");
+    }
+
+    if (n_tokens == (int32_t) ckv->long_pos.size()) {
+        return LLAMA_CKV_OK;
+    }
+
+    ckv->flush();
+
+    return ckv->keep_queries(n_tokens) ? LLAMA_CKV_OK : ckv_fail(LLAMA_CKV_ERR_MEMORY, "no memory for the queries of " + std::to_string(n_tokens) + " tokens");
 }
 
 static std::string ckv_check_kept(const llama_ckv & ckv, llama_seq_id seq_id, int32_t ikv, const int32_t * kept, int32_t n) {

@@ -4,6 +4,7 @@
 #include "llama-kv-cache.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 
 llama_ckv::llama_ckv(llama_kv_cache & kv, const ckv_settings & settings, uint32_t n_ctx) :
@@ -66,7 +67,7 @@ size_t llama_ckv::kv_bytes_stock() const {
 size_t llama_ckv::window_bytes() const {
     size_t res = 0;
     for (const auto & layer : layers) {
-        res += layer.q ? ggml_nbytes(layer.q) : 0;
+        res += (layer.q ? ggml_nbytes(layer.q) : 0) + (layer.q_long ? ggml_nbytes(layer.q_long) : 0);
     }
     return res;
 }
@@ -122,6 +123,50 @@ uint32_t llama_ckv::max_prefix() const {
     uint32_t res = 0;
     for (size_t i = 0; i < layers.size(); ++i) {
         res = std::max(res, n_prefix(i));
+    }
+    return res;
+}
+
+uint32_t llama_ckv::n_prefix_columns() const {
+    return several() ? blocks.size() : max_prefix();
+}
+
+// attention of CUDA, HIP and MUSA for grouped queries and for quantised K and V reads steps of 256 rows (FATTN_KQ_STRIDE in
+// ggml-cuda/fattn.cu); for other numbers there are slower kernels, and none for the largest heads.
+// CKV_ROW_STEP overrides it on every device, to measure and to test
+static uint32_t ckv_row_step(const ggml_tensor * t) {
+    if (const char * given = getenv("CKV_ROW_STEP")) {
+        return std::max(atoi(given), 1);
+    }
+
+    auto * dev = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(t->buffer));
+    if (!dev) {
+        return 1;
+    }
+    const std::string name = ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev));
+
+    return name == "CUDA" || name == "ROCm" || name == "MUSA" ? CKV_PAD : 1;
+}
+
+void llama_ckv::find_row_steps() {
+    for (size_t i = 0; i < layers.size(); ++i) {
+        row_steps.push_back(ckv_row_step(tensor_k(i)));
+    }
+}
+
+uint32_t llama_ckv::pad_rows(int32_t ikv, uint32_t n_rows) const {
+    return row_steps.empty() ? n_rows : GGML_PAD(n_rows, row_steps[ikv]);
+}
+
+uint32_t llama_ckv::n_filler(int32_t ikv) const {
+    const uint32_t n_rows = n_prefix(ikv) + n_tail();
+    return pad_rows(ikv, n_rows) - n_rows;
+}
+
+uint32_t llama_ckv::max_filler() const {
+    uint32_t res = 0;
+    for (size_t i = 0; i < layers.size(); ++i) {
+        res = std::max(res, n_filler(i));
     }
     return res;
 }
@@ -184,7 +229,7 @@ bool llama_ckv::reserve_rows(llama_seq_id seq_id, const std::vector<uint32_t> & 
 
     std::vector<uint32_t> n_rows;
     for (size_t i = 0; i < layers.size(); ++i) {
-        n_rows.push_back(std::max(n_prefix(i) + n_tail(), n_rows_min(i)));
+        n_rows.push_back(pad_rows(i, std::max(n_prefix(i) + n_tail(), n_rows_min(i))));
     }
 
     if (!resize_rows(n_rows)) {

@@ -17,6 +17,9 @@
 #include <string>
 #include <vector>
 
+// the padding that upstream gives to n_kv: growth in such steps, so that a step is also the life of a reused graph
+static constexpr uint32_t CKV_PAD = 256;
+
 using ckv_seq_set = llama_kv_cells::seq_set_t;
 
 // the attached profile, arrays copied
@@ -47,6 +50,7 @@ struct ckv_store {
 
 struct ckv_layer {
     ggml_tensor * q       = nullptr; // see ckv_store
+    ggml_tensor * q_long  = nullptr; // [n_embd_head_k*n_head, n_long] f32: the same of more tokens, row pos % n_long; null: not asked for
     ggml_tensor * columns = nullptr;
     float         scale   = 0.0f;    // logits = scale * q.k, as the model's graph asks for
 };
@@ -127,6 +131,11 @@ struct llama_ckv {
     uint32_t n_prefix(int32_t ikv) const; // rows of all blocks
     uint32_t n_prefix(int32_t ikv, llama_seq_id seq_id) const;
     uint32_t max_prefix() const;
+    uint32_t n_prefix_columns() const; // of the mask: a row each, or with several sequences a block each
+
+    // rows behind the tail that nobody sees, where a device reads whole steps of rows
+    uint32_t n_filler(int32_t ikv) const;
+    uint32_t max_filler() const;
 
     bool is_aligned(const ggml_tensor & view, int32_t ikv) const; // may the device of this layer read from there?
 
@@ -161,6 +170,7 @@ struct llama_ckv {
     llama_pos pos_frozen(llama_seq_id seq_id) const; // as upstream counts
     llama_pos n_frozen  (llama_seq_id seq_id) const; // as ckv.h counts
 
+    bool is_shared    (llama_seq_id seq_id) const; // another sequence uses some of its rows
     bool is_all       (llama_seq_id seq_id, llama_pos p0, llama_pos p1) const; // positions p0 .. p1-1 are all of the sequence
     bool can_rm       (llama_seq_id seq_id, llama_pos p0, llama_pos p1) const;
     bool can_rm_window(const llama_kv_cache & swa, llama_seq_id seq_id, llama_pos p0) const;
@@ -176,7 +186,7 @@ struct llama_ckv {
     //
 
     bool is_alone(llama_seq_id seq_id, const ckv_numbering & next) const; // nothing to move before its keys are rotated
-    bool unshare (llama_seq_id seq_id, const ckv_numbering & next);
+    bool unshare (llama_seq_id seq_id, const ckv_numbering & next);       // its rows become its own; those not in `next` go
     bool rebase  (llama_seq_id seq_id, const ckv_numbering & next);
     void renumber(llama_seq_id seq_id, const ckv_numbering & next);
     ckv_numbering close_gaps(const llama_kv_cache * swa, llama_seq_id seq_id, llama_pos pos, int32_t n_max) const;
@@ -190,6 +200,11 @@ struct llama_ckv {
 
     // ring rows with the queries of the last tokens, oldest first; fewer than `window` after a removal
     std::vector<int32_t> window_rows(llama_seq_id seq_id) const;
+
+    // the same in the long ring, of the only sequence
+    std::vector<int32_t> long_rows() const;
+
+    bool keep_queries(uint32_t n_tokens); // false: no memory, nothing is kept
 
     // attention of the window to every row of the sequence, summed over the window's queries
     //   scores: (1, n_rows) mean over the layer's heads, or (n_heads, n_rows) for max pooling, where the mean comes last
@@ -240,6 +255,8 @@ struct llama_ckv {
     std::vector<ckv_block> blocks; // in the order of their rows in every layer
     std::vector<ckv_seq>   seqs;   // (n_seq_max,)
 
+    std::vector<llama_pos> long_pos; // (n_long,) as ckv_seq's ring_pos, see llama_ckv_keep_queries()
+
     uint64_t generation = 0; // counts changes of tensors, prefix or scheduler: no graph outlives one
 
     bool restoring = false; // between the prefix and the cells of a state
@@ -247,6 +264,7 @@ struct llama_ckv {
     // of the graph under construction
     ggml_tensor * tap_tokens = nullptr; // I32 [n] tokens whose queries go to the ring; only for several sequences
     ggml_tensor * tap_rows   = nullptr; // I64 [n] ring rows
+    ggml_tensor * long_tap   = nullptr; // I64 [n_long or fewer] rows of the long ring
     ggml_tensor * mask_t     = nullptr; // F16 [n_tokens, columns of the mask]
 
     std::vector<std::pair<int32_t, ggml_tensor *>> masks; // (layer, its mask), one of each kind
@@ -254,6 +272,8 @@ struct llama_ckv {
     size_t  bytes_peak  = 0;
     int32_t n_evictions = 0;
     double  eviction_ms = 0.0;
+
+    std::vector<uint32_t> row_steps; // (n_layers of the cache,) rows that the layer's device reads at a time; empty: a dry run
 
 private:
     // a cancelled decode leaves whole rows behind, a cancelled move would not
@@ -286,6 +306,8 @@ private:
     void release_compute();
 
     uint32_t first_row (int32_t ikv, int32_t block) const;
+    uint32_t pad_rows  (int32_t ikv, uint32_t n_rows) const; // as this layer's device reads them
+    void     find_row_steps();
     uint32_t n_rows_min(int32_t ikv) const; // the tensors never shrink below
     uint32_t tail_for  (const ckv_layout & layout, uint32_t n_more) const;
     bool     nobody_else(llama_seq_id seq_id) const;
@@ -309,6 +331,9 @@ struct ckv_graph {
     ggml_context_ptr ctx;
     ggml_cgraph    * gf;
 };
+
+// ckv-store.cpp: how many rows from `first` on are neighbours
+size_t ckv_run_length(const std::vector<int32_t> & rows, size_t first);
 
 // ckv-model.cpp
 bool        ckv_find_settings(const llama_model * model, ckv_settings & settings); // false: no profile attached

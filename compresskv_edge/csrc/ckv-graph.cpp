@@ -9,12 +9,18 @@
 #include <cmath>
 #include <cstring>
 
+// a leaf of the graph, as upstream's tensor is: devices fuse RoPE with the writing of its rows, unless a view is in between
 ggml_tensor * ckv_tail(ggml_context * ctx, const llama_ckv * ckv, int32_t ikv, ggml_tensor * kv) {
     if (!ckv || ckv->n_prefix(ikv) == 0) {
         return kv;
     }
 
-    return ggml_view_3d(ctx, kv, kv->ne[0], ckv->n_tail(), kv->ne[2], kv->nb[1], kv->nb[2], ckv->n_prefix(ikv)*kv->nb[1]);
+    ggml_tensor * res = ggml_new_tensor_3d(ctx, kv->type, kv->ne[0], ckv->n_tail(), kv->ne[2]);
+    res->view_src  = kv;
+    res->view_offs = ckv->n_prefix(ikv)*kv->nb[1];
+    ggml_backend_view_init(res);
+
+    return res;
 }
 
 static void ckv_hide(ggml_tensor * mask, int64_t column, int64_t row) {
@@ -27,11 +33,11 @@ static void ckv_hide(ggml_tensor * mask, int64_t column, int64_t row) {
     }
 }
 
-void ckv_prepend_prefix(const llama_ckv * ckv, ggml_tensor * dst, int64_t n_kv, const llama_ubatch * ubatch) {
-    const size_t n_prefix = dst->ne[0] - n_kv;
-    if (n_prefix == 0) {
+void ckv_extend_mask(const llama_ckv * ckv, ggml_tensor * dst, int64_t n_kv, const llama_ubatch * ubatch) {
+    if (dst->ne[0] == n_kv) {
         return;
     }
+    const size_t n_prefix = ckv->n_prefix_columns();
 
     const size_t size = ggml_type_size(dst->type); // f16 or f32: zero is all bits zero in both
     const size_t tail = n_kv*size;
@@ -50,6 +56,9 @@ void ckv_prepend_prefix(const llama_ckv * ckv, ggml_tensor * dst, int64_t n_kv, 
                 ckv_hide(dst, b, i);
             }
         }
+        for (int64_t j = n_prefix + n_kv; j < dst->ne[0]; ++j) {
+            ckv_hide(dst, j, i);
+        }
     }
 }
 
@@ -67,17 +76,21 @@ bool llama_ckv::is_aligned(const ggml_tensor & view, int32_t ikv) const {
 // one sequence: all rows of the prefix are seen by all tokens
 static ggml_tensor * ckv_mask_of_one(ggml_context * ctx, const llama_ckv * ckv, ggml_tensor * kq_mask, int32_t ikv) {
     const int64_t n_skip = ckv->max_prefix() - ckv->n_prefix(ikv);
-    if (n_skip == 0) {
+    const int64_t n_rows = kq_mask->ne[0] - n_skip - (ckv->max_filler() - ckv->n_filler(ikv));
+    if (n_rows == kq_mask->ne[0]) {
         return kq_mask;
     }
 
-    ggml_tensor * res = ggml_view_2d(ctx, kq_mask, kq_mask->ne[0] - n_skip, kq_mask->ne[1], kq_mask->nb[1], n_skip*kq_mask->nb[0]);
+    // of a single row the stride does not matter, but kernels ask for a multiple of 16
+    const size_t nb1 = kq_mask->ne[1] == 1 ? n_rows*kq_mask->nb[0] : kq_mask->nb[1];
+
+    ggml_tensor * res = ggml_view_2d(ctx, kq_mask, n_rows, kq_mask->ne[1], nb1, n_skip*kq_mask->nb[0]);
 
     return ggml_is_contiguous(res) && ckv->is_aligned(*res, ikv) ? res : ggml_cont(ctx, res); // flash attention reads whole rows
 }
 
 static bool ckv_same_rows(const llama_ckv * ckv, int32_t a, int32_t b) {
-    return std::all_of(ckv->blocks.begin(), ckv->blocks.end(), [=](const ckv_block & block) { return block.pos[a].size() == block.pos[b].size(); });
+    return ckv->n_filler(a) == ckv->n_filler(b) && std::all_of(ckv->blocks.begin(), ckv->blocks.end(), [=](const ckv_block & block) { return block.pos[a].size() == block.pos[b].size(); });
 }
 
 // several: each row of the layer picks the column of its block or cell. layers with as many rows share the result
@@ -95,7 +108,8 @@ static ggml_tensor * ckv_mask_of_several(ggml_context * ctx, llama_ckv * ckv, gg
         }
     }
 
-    const int64_t n_rows = kq_mask->ne[0] - ckv->blocks.size() + ckv->n_prefix(ikv);
+    const int64_t n_kv   = kq_mask->ne[0] - ckv->blocks.size() - ckv->max_filler();
+    const int64_t n_rows = ckv->n_prefix(ikv) + n_kv + ckv->n_filler(ikv);
 
     ggml_tensor * columns = ggml_view_1d(ctx, ckv->layers[ikv].columns, n_rows, 0);
     ggml_tensor * res     = ggml_get_rows(ctx, ckv->mask_t, columns); // [n_tokens, n_rows] f32
@@ -147,10 +161,14 @@ static int64_t ckv_count_taps(const llama_ckv * ckv, const llama_ubatch & ubatch
     return reserving || !ckv->several() ? std::min<int64_t>(ubatch.n_tokens, ckv->settings.window*ckv->seqs.size()) : ckv_find_taps(ckv, ubatch).size();
 }
 
+static int64_t ckv_count_long(const llama_ckv * ckv, const llama_ubatch & ubatch) {
+    return std::min<int64_t>(ubatch.n_tokens, ckv->long_pos.size());
+}
+
 class ckv_graph_input_tap : public llm_graph_input_i {
 public:
-    ckv_graph_input_tap(llama_ckv * ckv, ggml_tensor * tokens, ggml_tensor * rows) :
-        ckv(ckv), tokens(tokens), rows(rows), generation(ckv->generation) {}
+    ckv_graph_input_tap(llama_ckv * ckv, ggml_tensor * tokens, ggml_tensor * rows, ggml_tensor * long_rows) :
+        ckv(ckv), tokens(tokens), rows(rows), long_rows(long_rows), generation(ckv->generation) {}
 
     void set_input(const llama_ubatch * ubatch) override {
         const auto taps = ckv_find_taps(ckv, *ubatch);
@@ -169,16 +187,34 @@ public:
             ggml_backend_tensor_set(tokens, data_tokens.data(), 0, ggml_nbytes(tokens));
         }
         ggml_backend_tensor_set(rows, data_rows.data(), 0, ggml_nbytes(rows));
+
+        if (long_rows) {
+            set_long_rows(*ubatch);
+        }
     }
 
     bool can_reuse(const llm_graph_params & params) override {
-        return generation == ckv->generation && rows->ne[0] == ckv_count_taps(ckv, params.ubatch);
+        return generation == ckv->generation && rows->ne[0] == ckv_count_taps(ckv, params.ubatch) &&
+            (!long_rows || long_rows->ne[0] == ckv_count_long(ckv, params.ubatch));
     }
 
 private:
+    void set_long_rows(const llama_ubatch & ubatch) {
+        const int64_t n = long_rows->ne[0];
+
+        std::vector<int64_t> data;
+        for (uint32_t i = ubatch.n_tokens - n; i < ubatch.n_tokens; ++i) {
+            data.push_back(ubatch.pos[i] % ckv->long_pos.size());
+            ckv->long_pos[data.back()] = ubatch.pos[i];
+        }
+        ggml_backend_tensor_set(long_rows, data.data(), 0, ggml_nbytes(long_rows));
+    }
+
     llama_ckv   * ckv;
     ggml_tensor * tokens; // I32 [n], null: the last n
     ggml_tensor * rows;   // I64 [n]
+
+    ggml_tensor * long_rows; // I64 [n_long or fewer], null: nobody asked for them
 
     const uint64_t generation;
 };
@@ -216,8 +252,9 @@ void ckv_build_tap(const llm_graph_context & graph, llama_ckv * ckv, ggml_tensor
     if (&layer == &ckv->layers.front()) { // one input for all layers
         ckv->tap_rows   = ckv_new_input(ctx, GGML_TYPE_I64, n, "ckv_tap_rows");
         ckv->tap_tokens = ckv->several() ? ckv_new_input(ctx, GGML_TYPE_I32, n, "ckv_tap_tokens") : nullptr;
+        ckv->long_tap   = layer.q_long ? ckv_new_input(ctx, GGML_TYPE_I64, ckv_count_long(ckv, graph.ubatch), "ckv_long_tap") : nullptr;
 
-        graph.res->add_input(std::make_unique<ckv_graph_input_tap>(ckv, ckv->tap_tokens, ckv->tap_rows));
+        graph.res->add_input(std::make_unique<ckv_graph_input_tap>(ckv, ckv->tap_tokens, ckv->tap_rows, ckv->long_tap));
     }
 
     ggml_tensor * last = ckv_last_queries(ctx, q, ckv->several() ? graph.n_tokens : n);
@@ -226,4 +263,8 @@ void ckv_build_tap(const llm_graph_context & graph, llama_ckv * ckv, ggml_tensor
     }
 
     ggml_build_forward_expand(graph.gf, ggml_set_rows(ctx, layer.q, last, ckv->tap_rows));
+
+    if (ckv->long_tap) {
+        ggml_build_forward_expand(graph.gf, ggml_set_rows(ctx, layer.q_long, ckv_last_queries(ctx, q, ckv->long_tap->ne[0]), ckv->long_tap));
+    }
 }

@@ -160,10 +160,10 @@ bool ckv_refuses_shift(const llama_ckv * ckv, llama_seq_id seq_id) {
     return true;
 }
 
-uint32_t ckv_n_prefix(const llama_ckv * ckv, int32_t ikv) {
-    return ckv ? ckv->n_prefix(ikv) : 0;
+uint32_t ckv_more_rows(const llama_ckv * ckv, int32_t ikv) {
+    return ckv ? ckv->n_prefix(ikv) + ckv->n_filler(ikv) : 0;
 }
 
-uint32_t ckv_max_prefix(const llama_ckv * ckv) {
-    return !ckv ? 0 : ckv->several() ? ckv->blocks.size() : ckv->max_prefix();
+uint32_t ckv_more_columns(const llama_ckv * ckv) {
+    return ckv ? ckv->n_prefix_columns() + ckv->max_filler() : 0;
 }

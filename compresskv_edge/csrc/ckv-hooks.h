@@ -60,11 +60,12 @@ struct ckv_restore {
 };
 
 // graph
-uint32_t      ckv_n_prefix  (const llama_ckv * ckv, int32_t ikv); // rows of cache layer ikv before its tail
-uint32_t      ckv_max_prefix(const llama_ckv * ckv);              // columns of the mask before the tail's: a row each, or with several sequences a block each
+uint32_t      ckv_more_rows   (const llama_ckv * ckv, int32_t ikv); // of cache layer ikv beside those of the cells: prefix and filler
+uint32_t      ckv_more_columns(const llama_ckv * ckv);              // of the mask beside those of the cells
 ggml_tensor * ckv_tail      (ggml_context * ctx, const llama_ckv * ckv, int32_t ikv, ggml_tensor * kv); // [n_embd_gqa, n_tail]
-ggml_tensor * ckv_build_mask(ggml_context * ctx, llama_ckv * ckv, ggml_tensor * kq_mask, int32_t il); // [n_prefix(il) + n_kv, n_tokens]
+ggml_tensor * ckv_build_mask(ggml_context * ctx, llama_ckv * ckv, ggml_tensor * kq_mask, int32_t il); // [more_rows(il) + n_kv, n_tokens]
 void          ckv_build_tap (const llm_graph_context & graph, llama_ckv * ckv, ggml_tensor * q, float kq_scale, int32_t il);
 
-// dst [max_prefix + n_kv, n_tokens] holds n_tokens rows of n_kv columns, packed: spread them and show each token its prefix
-void          ckv_prepend_prefix(const llama_ckv * ckv, ggml_tensor * dst, int64_t n_kv, const llama_ubatch * ubatch);
+// dst [more_columns + n_kv, n_tokens] holds n_tokens rows of n_kv columns, packed: spread them, show each token its prefix,
+// hide the filler
+void          ckv_extend_mask(const llama_ckv * ckv, ggml_tensor * dst, int64_t n_kv, const llama_ubatch * ubatch);

@@ -133,7 +133,7 @@ bool llama_ckv::rebuild(const ckv_layout & layout) {
 bool llama_ckv::move_layer(int32_t ikv, const ckv_layout & layout, bool & moved) {
     std::vector<int32_t> rows = layout.rows[ikv];
 
-    const uint32_t n_rows = std::max<uint32_t>(rows.size() + layout.n_tail, n_rows_min(ikv));
+    const uint32_t n_rows = pad_rows(ikv, std::max<uint32_t>(rows.size() + layout.n_tail, n_rows_min(ikv)));
 
     const uint32_t n_old = n_prefix(ikv);
     for (const auto & cell : layout.cells) {

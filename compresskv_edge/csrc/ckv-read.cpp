@@ -129,26 +129,30 @@ int32_t llama_ckv_positions(llama_context * ctx, llama_seq_id seq_id, int32_t il
     return res.size();
 }
 
-int32_t llama_ckv_read_queries(llama_context * ctx, llama_seq_id seq_id, int32_t il, float * q) {
+int32_t llama_ckv_read_queries(llama_context * ctx, llama_seq_id seq_id, int32_t il, int32_t n, float * q) {
     llama_ckv * ckv = nullptr;
     int32_t     ikv = -1;
     if (const int32_t status = ckv_get_layer(ctx, seq_id, il, &ckv, &ikv)) {
         return status;
     }
-    if (!q) {
-        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "q is NULL");
+
+    const bool    is_long = n > (int32_t) ckv->settings.window;
+    const int32_t n_max   = is_long ? ckv->long_pos.size() : ckv->settings.window;
+
+    if (!q || n < 1 || n > n_max) {
+        return ckv_fail(LLAMA_CKV_ERR_ARGUMENT, "q is NULL, or n is " + std::to_string(n) + ": the queries of " +
+                std::to_string(std::max<int32_t>(n_max, ckv->settings.window)) + " tokens are kept");
     }
 
-    const auto rows = ckv->window_rows(seq_id);
-
-    const int32_t w = ckv->settings.window;
-    if ((int32_t) rows.size() < w) {
-        return ckv_fail(LLAMA_CKV_ERR_STATE, "the queries of " + std::to_string(rows.size()) + " of the last " + std::to_string(w) + " tokens are known: decode more tokens first");
+    auto rows = is_long ? ckv->long_rows() : ckv->window_rows(seq_id);
+    if ((int32_t) rows.size() < n) {
+        return ckv_fail(LLAMA_CKV_ERR_STATE, "the queries of " + std::to_string(rows.size()) + " of the last " + std::to_string(n) + " tokens are known: decode more tokens first");
     }
+    rows.erase(rows.begin(), rows.end() - n);
 
     ckv->flush();
 
-    const ggml_tensor * ring = ckv->layers[ikv].q; // [head_dim*n_head, window]
+    const ggml_tensor * ring = is_long ? ckv->layers[ikv].q_long : ckv->layers[ikv].q; // [head_dim*n_head, rows]
 
     std::vector<float> data(ggml_nelements(ring));
     ggml_backend_tensor_get(ring, data.data(), 0, ggml_nbytes(ring));
@@ -161,9 +165,9 @@ int32_t llama_ckv_read_queries(llama_context * ctx, llama_seq_id seq_id, int32_t
     const float scale  = std::fabs(factor - 1.0f) < 1e-6f ? 1.0f : factor;
 
     for (int64_t h = 0; h < n_head; ++h) {
-        for (int32_t i = 0; i < w; ++i) {
+        for (int32_t i = 0; i < n; ++i) {
             for (int64_t c = 0; c < d; ++c) {
-                q[(h*w + i)*d + c] = scale*data[rows[i]*ring->ne[0] + h*d + c];
+                q[(h*n + i)*d + c] = scale*data[rows[i]*ring->ne[0] + h*d + c];
             }
         }
     }
@@ -195,24 +199,28 @@ int32_t llama_ckv_scores(llama_context * ctx, llama_seq_id seq_id, int32_t il, i
     return LLAMA_CKV_OK;
 }
 
-// (n_head_kv, n, head_dim) of a cache tensor's rows, dequantised
+// (n_head_kv, n, head_dim) of a cache tensor's rows, dequantised; neighbours cross to the host together
 static void ckv_read_rows(const ggml_tensor * t, const std::vector<int32_t> & rows, int64_t n_head_kv, float * dst) {
     const int64_t d = t->ne[0]/n_head_kv;
 
-    std::vector<uint8_t> bytes(t->nb[1]);
-    std::vector<float>   row  (t->ne[0]);
+    std::vector<uint8_t> bytes;
+    std::vector<float>   row(t->ne[0]);
 
-    for (size_t i = 0; i < rows.size(); ++i) {
-        ggml_backend_tensor_get(t, bytes.data(), rows[i]*t->nb[1], t->nb[1]);
+    for (size_t i = 0; i < rows.size();) {
+        const size_t n = ckv_run_length(rows, i);
 
-        if (t->type == GGML_TYPE_F32) {
-            memcpy(row.data(), bytes.data(), bytes.size());
-        } else {
-            ggml_get_type_traits(t->type)->to_float(bytes.data(), row.data(), t->ne[0]);
-        }
+        bytes.resize(n*t->nb[1]);
+        ggml_backend_tensor_get(t, bytes.data(), rows[i]*t->nb[1], bytes.size());
 
-        for (int64_t g = 0; g < n_head_kv; ++g) {
-            std::copy_n(row.begin() + g*d, d, dst + (g*rows.size() + i)*d);
+        for (size_t j = 0; j < n; ++j, ++i) {
+            if (t->type == GGML_TYPE_F32) {
+                memcpy(row.data(), bytes.data() + j*t->nb[1], t->nb[1]);
+            } else {
+                ggml_get_type_traits(t->type)->to_float(bytes.data() + j*t->nb[1], row.data(), t->ne[0]);
+            }
+            for (int64_t g = 0; g < n_head_kv; ++g) {
+                std::copy_n(row.begin() + g*d, d, dst + (g*rows.size() + i)*d);
+            }
         }
     }
 }

@@ -203,24 +203,26 @@ bool llama_ckv::unshare(llama_seq_id seq_id, const ckv_numbering & next) {
 
     ckv_layout layout = layout_without(seq_id, {});
 
-    ckv_block block = blocks[b];
-    block.seqs.reset();
-    block.seqs.set(seq_id);
-
-    std::vector<std::vector<int32_t>> kept(layers.size());
-    for (size_t i = 0; i < layers.size(); ++i) {
-        block.pos[i].clear();
-        for (size_t j = 0; j < blocks[b].pos[i].size(); ++j) {
-            if (ckv_holds(next, blocks[b].pos[i][j])) {
-                kept[i]     .push_back(first_row(i, b) + j);
-                block.pos[i].push_back(blocks[b].pos[i][j]);
-            }
-        }
-    }
-    add_block(layout, std::move(block), kept);
-
     ckv_seq_set own;
     own.set(seq_id);
+
+    if (b >= 0) {
+        ckv_block block = blocks[b];
+        block.seqs = own;
+
+        std::vector<std::vector<int32_t>> kept(layers.size());
+        for (size_t i = 0; i < layers.size(); ++i) {
+            block.pos[i].clear();
+            for (size_t j = 0; j < blocks[b].pos[i].size(); ++j) {
+                if (ckv_holds(next, blocks[b].pos[i][j])) {
+                    kept[i]     .push_back(first_row(i, b) + j);
+                    block.pos[i].push_back(blocks[b].pos[i][j]);
+                }
+            }
+        }
+        add_block(layout, std::move(block), kept);
+    }
+
     for (const uint32_t cell : tail_cells(seq_id)) {
         layout.cells.push_back({ cell, own });
     }
@@ -258,6 +260,8 @@ void llama_ckv::renumber(llama_seq_id seq_id, const ckv_numbering & next) {
         p = p + seq.numbering.n_rebased >= next.first_live ? p - shift : -1;
     }
     seq.numbering = next;
+
+    std::fill(long_pos.begin(), long_pos.end(), -1); // not rotated
 
     llama_kv_cells res;
     res.resize(n_tail());

@@ -14,18 +14,29 @@ int32_t llama_ckv::ring_row(llama_seq_id seq_id, llama_pos pos) const {
     return seq_id*settings.window + pos % settings.window;
 }
 
-std::vector<int32_t> llama_ckv::window_rows(llama_seq_id seq_id) const {
-    const int32_t   w    = settings.window;
-    const llama_pos last = cells().seq_pos_max(seq_id);
+// rows of a ring with the last tokens, oldest first; ring_pos: the position that each row holds
+static std::vector<int32_t> ckv_ring_rows(const std::vector<llama_pos> & ring_pos, llama_pos last) {
+    const int32_t n = ring_pos.size();
 
     std::vector<int32_t> res;
-    for (llama_pos pos = last; pos >= 0 && pos > last - w && seqs[seq_id].ring_pos[pos % w] == pos; --pos) {
-        res.push_back(ring_row(seq_id, pos));
+    for (llama_pos pos = last; pos >= 0 && pos > last - n && ring_pos[pos % n] == pos; --pos) {
+        res.push_back(pos % n);
     }
-
     std::reverse(res.begin(), res.end());
 
     return res;
+}
+
+std::vector<int32_t> llama_ckv::window_rows(llama_seq_id seq_id) const {
+    auto res = ckv_ring_rows(seqs[seq_id].ring_pos, cells().seq_pos_max(seq_id));
+    for (auto & row : res) {
+        row += ring_row(seq_id, 0);
+    }
+    return res;
+}
+
+std::vector<int32_t> llama_ckv::long_rows() const {
+    return ckv_ring_rows(long_pos, cells().seq_pos_max(0));
 }
 
 // the heads of a layer that read one KV head

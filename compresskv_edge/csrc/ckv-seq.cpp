@@ -84,6 +84,8 @@ void llama_ckv::leave(llama_seq_id seq_id) {
     auto & seq = seqs[seq_id];
     seq.ring_pos.assign(settings.window, -1);
     seq.numbering = {};
+
+    std::fill(long_pos.begin(), long_pos.end(), -1);
 }
 
 // no other sequence has a cell or a block

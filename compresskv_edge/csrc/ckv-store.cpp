@@ -117,13 +117,18 @@ static ggml_tensor * ckv_as_words(ggml_context * ctx, ggml_tensor * t, int64_t n
     return res;
 }
 
+size_t ckv_run_length(const std::vector<int32_t> & rows, size_t first) {
+    size_t n = 1;
+    while (first + n < rows.size() && rows[first + n] == rows[first] + (int32_t) n) {
+        n++;
+    }
+    return n;
+}
+
 // ggml copies views of equal shape within a device; for rows that are not made of words, one run of neighbours at a time
 static void ckv_copy_runs(ggml_tensor * src, ggml_tensor * dst, const std::vector<int32_t> & rows) {
     for (size_t i = 0; i < rows.size();) {
-        size_t n = 1;
-        while (i + n < rows.size() && rows[i + n] == rows[i] + (int32_t) n) {
-            n++;
-        }
+        const size_t n = ckv_run_length(rows, i);
 
         ggml_init_params params = { 2*ggml_tensor_overhead(), NULL, true };
         ggml_context_ptr ctx { ggml_init(params) };
@@ -190,6 +195,36 @@ bool llama_ckv::fill(int32_t ikv, const std::vector<int32_t> & rows, const ckv_s
     ggml_backend_tensor_set(idx, rows.data(), 0, ggml_nbytes(idx));
 
     return graph.compute();
+}
+
+// a tensor and a buffer of its own for each layer, behind those of the layers: upstream counts and frees them
+bool llama_ckv::keep_queries(uint32_t n_tokens) {
+    for (auto & layer : layers) {
+        layer.q_long = nullptr;
+    }
+    kv.ctxs_bufs.resize(layers.size());
+    long_pos.clear();
+    generation++;
+
+    for (size_t i = 0; i < layers.size() && n_tokens > 0; ++i) {
+        ggml_init_params params = { ggml_tensor_overhead(), NULL, true };
+        ggml_context_ptr ctx { ggml_init(params) };
+
+        ggml_tensor * q = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, layers[i].q->ne[0], n_tokens);
+        ggml_format_name(q, "cache_q_long_l%d", model_layer(i));
+
+        ggml_backend_buffer_ptr buf { ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), ggml_backend_buffer_get_type(layers[i].q->buffer)) };
+        if (!buf) {
+            keep_queries(0);
+            return false;
+        }
+        layers[i].q_long = q;
+        kv.ctxs_bufs.emplace_back(std::move(ctx), std::move(buf));
+    }
+    long_pos.assign(n_tokens, -1);
+    release_compute();
+
+    return true;
 }
 
 // the compute buffers were sized for the whole prompt: back to the size that the compressed cache needs

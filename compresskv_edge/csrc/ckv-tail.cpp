@@ -8,9 +8,6 @@
 #include <algorithm>
 #include <numeric>
 
-// growth in steps of the padding that upstream gives to n_kv, so that a step is also the life of a reused graph
-static constexpr uint32_t CKV_PAD = 256;
-
 uint32_t llama_ckv::n_tail() const {
     return kv.get_size();
 }
@@ -44,6 +41,8 @@ bool llama_ckv::adopt() {
         return true; // a dry run that only measures
     }
 
+    find_row_steps();
+
     const uint32_t n_tail_first = std::min(n_ctx, settings.n_tail);
 
     const auto shared = std::move(kv.ctxs_bufs); // freed at the end
@@ -51,7 +50,7 @@ bool llama_ckv::adopt() {
 
     for (size_t i = 0; i < layers.size(); ++i) {
         ckv_store store;
-        if (!alloc(i, n_tail_first, store)) {
+        if (!alloc(i, pad_rows(i, n_tail_first), store)) {
             return false;
         }
         install(i, store);
@@ -97,7 +96,7 @@ bool llama_ckv::grow(uint32_t n_tail_new) {
 
     std::vector<uint32_t> n_rows;
     for (size_t i = 0; i < layers.size(); ++i) {
-        n_rows.push_back(std::max(n_prefix(i) + n_tail_new, n_rows_min(i)));
+        n_rows.push_back(pad_rows(i, std::max(n_prefix(i) + n_tail_new, n_rows_min(i))));
     }
     if (!resize_rows(n_rows)) {
         return false;
@@ -122,7 +121,7 @@ bool llama_ckv::resize_rows(const std::vector<uint32_t> & n_rows) {
     if (empty) { // nothing to keep: all old rows go before the first new one comes
         std::vector<uint32_t> stub;
         for (size_t i = 0; i < layers.size(); ++i) {
-            stub.push_back(tensor_k(i)->ne[1] == n_rows[i] ? n_rows[i] : 1);
+            stub.push_back(tensor_k(i)->ne[1] == n_rows[i] ? n_rows[i] : pad_rows(i, 1));
         }
         resize_cells({}, 1);
         ok = replace_tensors(stub);

@@ -78,7 +78,7 @@ struct llama_ckv_stats {
     int64_t kv_bytes;       // allocated for K and V now; with window_bytes what llama_memory_breakdown says of the context
     int64_t kv_bytes_peak;
     int64_t kv_bytes_stock; // what the stock cache allocates for this context
-    int64_t window_bytes;   // queries of the observation window, all layers
+    int64_t window_bytes;   // queries of the observation window and of llama_ckv_keep_queries(), all layers
     int32_t n_evictions;
     double  eviction_ms;    // sum over the evictions
 };
@@ -146,6 +146,11 @@ LLAMA_API int32_t llama_ckv_rebase      (struct llama_context * ctx, llama_seq_i
 //   kept_len: (n_layer,) how many of them belong to each layer; ignored where the layer is not evictable
 LLAMA_API int32_t llama_ckv_keep        (struct llama_context * ctx, llama_seq_id seq_id, const int32_t * kept, const int32_t * kept_len);
 
+// what llama_ckv_compress(), or with n_guide > 0 llama_ckv_compress_guided(), would keep; nothing changes
+//   kept    : as for llama_ckv_keep(); room for the sum of the budgets
+//   kept_len: (n_layer,) how many of them belong to each layer; 0 where the layer is not evictable
+LLAMA_API int32_t llama_ckv_choose      (struct llama_context * ctx, llama_seq_id seq_id, const int32_t * budgets, int32_t n_guide, int32_t * kept, int32_t * kept_len);
+
 // works for every context; without a profile it tells what the stock cache holds
 LLAMA_API int32_t llama_ckv_get_stats   (struct llama_context * ctx, struct llama_ckv_stats * stats);
 
@@ -161,14 +166,25 @@ LLAMA_API int32_t llama_ckv_positions   (struct llama_context * ctx, llama_seq_i
 //   scores: (n,) in the order of llama_ckv_positions()
 LLAMA_API int32_t llama_ckv_scores      (struct llama_context * ctx, llama_seq_id seq_id, int32_t il, int32_t reduce, float * scores);
 
-// the observation window's queries of layer il as attention saw them (after RoPE, in the cache's basis if the cache is
+// from now on keep the queries of the last n_tokens tokens beside those of the window: 4*n_head*head_dim_k bytes a token and
+// layer, in window_bytes. 0 frees them. for contexts of one sequence
+LLAMA_API int32_t llama_ckv_keep_queries(struct llama_context * ctx, int32_t n_tokens);
+
+// the queries of the last n tokens of layer il as attention saw them (after RoPE, in the cache's basis if the cache is
 // quantised and upstream rotates it), scaled so that logits are q.k / sqrt(head_dim_k)
-//   q: (n_head, window, head_dim_k), oldest first
-LLAMA_API int32_t llama_ckv_read_queries(struct llama_context * ctx, llama_seq_id seq_id, int32_t il, float * q);
+//   n: 1 to the window, or to what llama_ckv_keep_queries() keeps
+//   q: (n_head, n, head_dim_k), oldest first
+LLAMA_API int32_t llama_ckv_read_queries(struct llama_context * ctx, llama_seq_id seq_id, int32_t il, int32_t n, float * q);
 
 // keys and values of layer il, dequantised, in the order of llama_ckv_positions(); either pointer may be NULL
 //   k: (n_head_kv, n, head_dim_k)    v: (n_head_kv, n, head_dim_v)
 LLAMA_API int32_t llama_ckv_read_kv     (struct llama_context * ctx, llama_seq_id seq_id, int32_t il, float * k, float * v);
+
+// replace keys and values of some rows of layer il; the inverse of llama_ckv_read_kv(): after RoPE, in the cache's basis,
+// quantised by ggml on the way in. A sequence that shares rows with a fork gets a copy of its own first
+//   rows: (n_rows,) row indices into llama_ckv_positions(), ascending
+//   k: (n_head_kv, n_rows, head_dim_k)    v: (n_head_kv, n_rows, head_dim_v); either pointer may be NULL: that half stays
+LLAMA_API int32_t llama_ckv_write_kv    (struct llama_context * ctx, llama_seq_id seq_id, int32_t il, const int32_t * rows, int32_t n_rows, const float * k, const float * v);
 
 // CompressKV's selection for one layer on given arrays; the specification is compresskv_edge/scoring.py
 //   q: (n_head, window, head_dim)    k: (n_head_kv, n_tokens, head_dim)    heads: (n_heads,)

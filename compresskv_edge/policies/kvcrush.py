@@ -16,8 +16,11 @@ def policy(*, share: float = 0.25, window: int = 32, kernel: int = 7) -> Policy:
 
     Each such token is a row of bits, one a head: does the head attend to it more than to the mean token? The rows are
     sorted by their Hamming distance from an anchor, the majority's row (the paper's mean anchor), and cut into as many
-    equal runs as there are places; each run is represented by its best-scored token (the paper leaves open which).
-    All heads of a layer share the tokens, as the paper's pages do.
+    equal runs as there are places; each run is represented by its best-scored token. All heads of a layer share the
+    tokens, as the paper's pages do.
+
+    The authors' code in OpenVINO GenAI works on blocks of tokens: its bits say which tokens of a block are in the
+    better half by score, and of each run it takes the first block, not the best.
     """
 
     def select(candidates: Candidates, k: int) -> Indices:

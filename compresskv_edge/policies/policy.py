@@ -19,6 +19,7 @@ from ..profile import Settings
 from ..scoring import pool
 from .allocation import Curves, Spread, Wish, settle, uniform
 from .layer import Array, Bools, Indices, Layer
+from .merging import Merge
 from .selection import Candidates, Selection, top_k
 
 Scorer = Callable[[Layer, int], Array]  # (layer, window) -> (n_rows, n - window), rows are averaged after pooling
@@ -51,7 +52,7 @@ class Policy:
     native: bool = False  # attention of the window, pooled: csrc/ckv-score.cpp does the same
     decodes: bool = False  # the paper evicts while decoding as well
     evicts: bool = True
-    merge: bool = False  # evicted rows go into kept ones, see merging.py
+    merge: Optional[Merge] = None  # evicted rows go into kept ones, see merging.py
 
     def window_of(self, mean: int, window: int) -> int:
         """Tokens at the end that stay for a mean budget, never fewer than the library's own `window`."""

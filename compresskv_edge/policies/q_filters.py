@@ -14,6 +14,8 @@ def policy(*, window: int = 8) -> Policy:
     The direction is the first right singular vector of the queries, pointing the way most of them do, averaged over
     the query heads of a KV head. The paper calibrates it once on 3000 queries of other texts; here it comes from the
     prompt itself, the last 8 of every 256 tokens. It selects per KV head; here projections are averaged over them.
+    NVIDIA's kvpress keeps the lowest projections on the filters that the authors published, whose sign we could not
+    check: here the highest stay, keys that most queries agree with.
     """
     return Policy(
         title="Q-Filters",

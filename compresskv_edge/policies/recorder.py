@@ -1,16 +1,16 @@
-"""What a policy needs of the text's queries, written down while it is decoded.
+"""What a policy needs of the text beside its cache, written down while it is decoded.
 
-The library holds the queries of the last `window` tokens of its profile. Policies that look further back decode the
-text in steps of that many tokens and read the queries after each: every token for `mass` (the prompt then takes about
-twice as long on the demo model), the last `recent` tokens otherwise.
+The library holds the queries of the last `window` tokens of its profile, and of more while it is asked to. For policies
+that look at every query (`mass`) the text is decoded in steps of a block, and the queries are read after each; `recent`
+ones are read once, at the end.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from .policy import Policy
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-_BLOCK = 256  # tokens, of which the last ones give their queries to the sample
+_BLOCK = 256  # tokens whose queries are kept at once; the last ones of each give theirs to the sample
 _FOLD = 512  # queries whose attention is computed at once
 
 
@@ -56,6 +56,8 @@ class Record:
     sample: Float32
     mass: Float64  # (n,) of the tokens that the layer holds: attention so far, mean over the heads
     unfolded: List[Float32] = field(default_factory=list)  # queries whose attention is not in the mass yet
+    merged_at: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # positions of count
+    count: Optional[Float64] = None  # (n_head_kv, n) rows that each row stands for, see merging.py
 
 
 class Recorder:
@@ -102,14 +104,38 @@ class Recorder:
         if llm.n_tokens == 0:
             self.clear()
         self.check(llm)
-        rest = list(tokens)
-        while rest:
-            n = self._step(len(rest))
-            decode(rest[:n])
-            rest = rest[n:]
-            self.n_seen += n
-            self.n_unread += n
-            self._read_if_due(llm)
+        if not self.idle and self.n_unread + len(tokens) > self.window:
+            self._read(llm, self.n_unread)
+        if self.idle or len(tokens) <= self.window:
+            self._decode(llm, tokens, decode)
+            return
+        n_kept = min(self._n_kept(), len(tokens))
+        native.keep_queries(llm.ctx, n_kept if n_kept > self.window else 0)
+        try:
+            for step in self._steps(tokens):
+                self._decode(llm, step, decode)
+                self._read(llm, min(n_kept, len(step)))
+        finally:
+            native.keep_queries(llm.ctx, 0)
+
+    def _decode(self, llm: Any, tokens: Sequence[int], decode: Callable[[List[int]], None]) -> None:
+        """A few tokens, or those between two reads."""
+        decode(list(tokens))
+        self.n_seen += len(tokens)
+        self.n_unread += len(tokens)
+
+    def _n_kept(self) -> int:
+        """Tokens whose queries are read after a step."""
+        return max(self.window, self.needs.recent, _BLOCK if self.needs.mass else 0)
+
+    def _steps(self, tokens: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Tokens between two reads: up to the ends of the blocks, whose queries are all or partly needed."""
+        if not (self.needs.mass or self.needs.sample):
+            yield tokens
+            return
+        first = _BLOCK - self.n_seen % _BLOCK
+        for at in (0, *range(first, len(tokens), _BLOCK)):
+            yield tokens[at : at + _BLOCK if at else first]
 
     def check(self, llm: Any) -> None:
         """Raise EngineError if the cache holds another text than the record."""
@@ -119,30 +145,13 @@ class Recorder:
                 "call reset() and evaluate the prompt again"
             )
 
-    def _step(self, n_left: int) -> int:
-        """Tokens to decode before queries must be read, so that none that is needed is lost."""
-        if self.idle:
-            return n_left
-        n_fast = n_left - max(self.needs.recent, self.window)  # none of their queries is needed but the sample
-        if self.needs.mass or n_fast <= 0:
-            return min(n_left, self.window - self.n_unread)
-        if not self.needs.sample:
-            return n_fast
-        return min(n_fast, _BLOCK - self.n_seen % _BLOCK)
-
-    def _read_if_due(self, llm: Any) -> None:
-        if self.idle or self.n_unread < self.window:
-            return
-        if self.n_unread > self.window:  # a fast step: what was recorded is no longer what came just before
-            for record in self.records.values():
-                record.recent = record.recent[:, :0]
-        self._read(llm, self.window)
-
     def _read(self, llm: Any, n: int) -> None:
+        if n == 0:
+            return
         positions = np.arange(self.n_seen - n, self.n_seen)
         sampled = positions % _BLOCK >= _BLOCK - self.window
         for il, record in self.records.items():
-            queries = native.read_queries(llm.ctx, il, self.shapes[il], self.window)[:, -n:]
+            queries = native.read_queries(llm.ctx, il, self.shapes[il], n)
             self._write(record, queries, queries[:, sampled])
         self.n_unread = 0
         self.n_unfolded += n if self.needs.mass else 0
@@ -164,10 +173,9 @@ class Recorder:
     def finish(self, llm: Any) -> None:
         """Read and count what is left, before rows leave or records are used."""
         self.check(llm)
-        if self.idle or self.n_seen < self.window:
+        if self.idle:
             return
-        if self.n_unread:
-            self._read(llm, min(self.n_unread, self.window))
+        self._read(llm, self.n_unread)
         if self.n_unfolded:
             self._fold(llm)
 
@@ -176,6 +184,18 @@ class Recorder:
         for il, indices in kept.items():
             if self.needs.mass:
                 self.records[il].mass = self.records[il].mass[indices]
+
+    def count(self, il: int, positions: Indices) -> Float64:
+        """How many rows those of a layer at these positions stand for: (n_head_kv, n), one where nothing joined."""
+        record, count = self.records[il], np.ones((self.shapes[il].n_head_kv, len(positions)))
+        if record.count is not None:
+            _, here, there = np.intersect1d(positions, record.merged_at, assume_unique=True, return_indices=True)
+            count[:, here] = record.count[:, there]
+        return count
+
+    def merged(self, il: int, positions: Indices, count: Float64) -> None:
+        """The rows at these positions, all that the layer holds, stand for `count` rows: (n_head_kv, n)."""
+        self.records[il].merged_at, self.records[il].count = positions, count
 
     def _fold(self, llm: Any) -> None:
         """Count the attention of the queries read so far, while the rows that they saw are still there."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from ..errors import PolicyError
+from .merging import Merge
 from .policy import Policy
+
+_T = TypeVar("_T")
 
 # each the name of a file beside this one
 _NAMES = (
@@ -52,24 +55,28 @@ def names() -> tuple[str, ...]:
 
 def get(spec: str) -> Policy:
     """The policy of a name, with options and a modifier if it has any: "snapkv", "snapkv:window=8:pooling=avg",
-    "snapkv+merge".
+    "snapkv+merge", "snapkv+merge:threshold=0.8" (options of `Merge`).
 
     Raises PolicyError that names the close policies, or the options that there are.
     """
     head, *modifiers = str(spec).split("+")
     name, *options = head.split(":")
+    kinds = [modifier.partition(":")[0] for modifier in modifiers]
     if name not in POLICIES:
         close = difflib.get_close_matches(name.lower(), POLICIES, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise PolicyError(f"no policy is named {name!r}: {hint}There are {', '.join(POLICIES)}")
-    if [modifier for modifier in modifiers if modifier != "merge"]:
-        raise PolicyError(f"policy {spec!r} has a modifier that is not 'merge', the only one")
-    factory = POLICIES[name]
-    policy = factory(**dict(_option(name, factory, option) for option in options))
-    return replace(policy, merge=True) if modifiers else policy
+    if kinds not in ([], ["merge"]):
+        raise PolicyError(f"policy {spec!r} has a modifier that is not 'merge', the only one, or has it twice")
+    policy = _made(name, POLICIES[name], options)
+    return replace(policy, merge=_made(f"{name}+merge", Merge, modifiers[0].split(":")[1:])) if modifiers else policy
 
 
-def _option(name: str, factory: Callable[..., Policy], option: str) -> tuple[str, Any]:
+def _made(name: str, factory: Callable[..., _T], options: Sequence[str]) -> _T:
+    return factory(**dict(_option(name, factory, option) for option in options))
+
+
+def _option(name: str, factory: Callable[..., Any], option: str) -> tuple[str, Any]:
     key, _, text = option.partition("=")
     defaults = {p.name: p.default for p in inspect.signature(factory).parameters.values()}
     if key not in defaults:
@@ -91,6 +98,6 @@ def _sensible(key: str, value: Any) -> bool:
         return bool(value > 0 and value % 2 == 1)
     if key == "later_share":
         return bool(0.0 <= value <= 1.0)
-    if key.endswith("share"):
+    if key.endswith("share") or key in ("threshold", "strength"):
         return bool(0.0 < value <= 1.0)
     return bool(value >= 0 if key in ("sinks", "seed", "gamma", "first") else value > 0) and value != float("inf")

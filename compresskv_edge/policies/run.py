@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, List, Optional
 
 import numpy as np
 
 from .. import native
-from ..errors import PolicyError
+from ..errors import EngineError, PolicyError
 from ..profile import Profile, Settings
 from ..protection import with_floor
 from .allocation import Curves
 from .layer import Bools, Indices, Layer
+from .merging import Merge, Merged, merge
 from .policy import Policy
 from .recorder import Needs, Recorder
 from .registry import get
@@ -61,11 +62,6 @@ class Run:
         self.policy = _with_settings(get(spec), compression.profile)
         self.mean = 0  # budget of the text at hand, tokens a layer on average
         self._recorder = recorder
-        if self.policy.merge:
-            raise PolicyError(
-                f"policy {spec!r}: merging changes keys and values in the cache, which the engine does not offer yet: "
-                "leave out '+merge'"
-            )
         if self.policy.curves and compression.profile.error_curves is None:
             raise PolicyError(
                 f"policy {spec!r} spreads its budget by error curves, which the profile lacks: measure one with "
@@ -133,6 +129,11 @@ class Run:
                 "another policy of docs/policies.md that writes none"
             )
 
+    def must_not_merge(self, what: str) -> None:
+        """Raise PolicyError if the policy mixes what it evicts into what it keeps."""
+        if self.policy.merge:
+            raise PolicyError(f"{what} evicts without merging: leave out '+merge' of kv_policy={self.spec!r}")
+
     #
     # evicting
     #
@@ -157,7 +158,8 @@ class Run:
         self.mean = mean
         budgets = self.budgets(mean, llm.n_tokens)
         if self.native:
-            (native.compress if force else native.prompt_end)(llm.ctx, budgets)
+            if force or self._is_over(llm, budgets):
+                self.compress(llm, budgets)
             return budgets
         held = [len(native.positions(llm.ctx, il)) for il in self.evictable]
         if not self.policy.evicts or (max(held, default=0) <= mean and not force):
@@ -169,12 +171,24 @@ class Run:
             self._keep(llm, source(), budgets)
         return budgets
 
-    def compress(self, llm: Any, budgets: Sequence[int]) -> None:
-        """Compress what the cache holds to budgets (n_layer,)."""
-        if self.native:
+    def compress(self, llm: Any, budgets: Sequence[int], n_guide: int = 0) -> None:
+        """Compress what the cache holds to budgets (n_layer,).
+
+        n_guide: tokens at its end are a question that was decoded ahead (after `llm.n_tokens`): they score the others
+        and are removed; for policies that the library scores.
+        """
+        if self.native and self.policy.merge and self._is_over(llm, budgets, n_guide):
+            self._evict(llm, native.choose(llm.ctx, budgets, n_guide), budgets, n_guide)
+        elif self.native and n_guide:
+            native.compress_guided(llm.ctx, budgets, n_guide)
+        elif self.native:
             native.compress(llm.ctx, budgets)
         elif self.policy.evicts:
             self._keep(llm, self._source(llm)(), budgets)
+
+    def _is_over(self, llm: Any, budgets: Sequence[int], n_guide: int = 0) -> bool:
+        """A layer holds more than its budget."""
+        return any(len(native.positions(llm.ctx, il)) - n_guide > budgets[il] for il in self.evictable)
 
     def _spread(self, mean: int, held: Sequence[int], layers: Iterable[Layer]) -> List[int]:
         compression = self.compression
@@ -205,12 +219,47 @@ class Run:
 
     def _keep(self, llm: Any, layers: Iterable[Layer], budgets: Sequence[int]) -> None:
         wanted = [budgets[il] for il in self.evictable]
-        mean = self.mean or sum(wanted) // max(len(wanted), 1)
-        kept = self.policy.keep_all(layers, wanted, mean, window=self.compression.window)
-        by_layer: Dict[int, Indices] = dict(zip(self.evictable, kept))
+        mean = self._mean_of(budgets)
+        by_layer = dict(zip(self.evictable, self.policy.keep_all(layers, wanted, mean, window=self.compression.window)))
         empty = np.empty(0, dtype=np.int64)
-        native.keep(llm.ctx, [by_layer.get(il, empty) for il in range(len(self.compression.layers))])
-        self.recorder.keep(by_layer)
+        self._evict(llm, [by_layer.get(il, empty) for il in range(len(self.compression.layers))], budgets)
+
+    def _mean_of(self, budgets: Sequence[int]) -> int:
+        """The mean budget, of a text that is still being read as well."""
+        return self.mean or sum(budgets[il] for il in self.evictable) // max(len(self.evictable), 1)
+
+    def _evict(self, llm: Any, kept: Sequence[Indices], budgets: Sequence[int], n_guide: int = 0) -> None:
+        """Keep these tokens (n_layer,) (n_kept,), and with a policy that merges the others in them."""
+        window = self.policy.window_of(self._mean_of(budgets), self.compression.window)
+        merging = self.evictable if self.policy.merge else ()
+        merged = {il: self._merge(llm, il, kept[il], window, n_guide) for il in merging}
+        if n_guide and not llm._ctx.kv_cache_seq_rm(-1, llm.n_tokens, -1):
+            raise EngineError(f"the question of {n_guide} tokens that ran ahead cannot be taken out of the cache again")
+        native.keep(llm.ctx, kept)
+        self.recorder.keep({il: kept[il] for il in self.evictable})
+        for il, rows in merged.items():
+            self._write(llm, il, rows)
+
+    #
+    # merging
+    #
+
+    def _merge(self, llm: Any, il: int, kept: Indices, window: int, n_guide: int) -> Merged:
+        """What the kept rows of layer il become. The window, sinks and protected tokens stay as they are."""
+        positions = native.positions(llm.ctx, il)
+        n = len(positions) - n_guide
+        keys, values = native.read_kv(llm.ctx, il, self.compression.layers[il])
+        protected = np.asarray(self.compression.protected, dtype=np.int64)
+        stays = np.isin(positions[kept], protected) | (positions[kept] < self.policy.sinks)
+        stays[-window:] = True
+        count = self.recorder.count(il, positions[:n])
+        return merge(keys[:, :n], values[:, :n], kept, self.policy.merge or Merge(), fixed=stays, count=count)
+
+    def _write(self, llm: Any, il: int, merged: Merged) -> None:
+        rows = merged.changed
+        shape = self.compression.layers[il]
+        native.write_kv(llm.ctx, il, shape, rows, merged.k[:, rows], merged.v[:, rows])
+        self.recorder.merged(il, native.positions(llm.ctx, il), merged.count)
 
     #
     # reading

@@ -17,11 +17,13 @@ def policy(
     *, groups: int = 4, rank: int = 32, window: int = 8, kernel: int = 7, pooling: Literal["avg", "max"] = "max"
 ) -> Policy:
     """Layers of similar entropy share one budget: `groups` equal bands between the lowest and the highest entropy, a
-    group's budget in proportion to its mean entropy. Only the layer grouping: the paper's groups of heads and its
-    compression of hidden states have no place here, and it sets the groups' sizes by hand for each model.
+    group's budget in proportion to its mean entropy.
 
-    Entropy is that of the `rank` largest eigenvalues of the covariance of a head's queries, over log(head_dim), mean
-    over the heads. The queries are the last 8 of every 256 tokens of the prompt.
+    The paper's: the entropy, that of the `rank` (32) largest eigenvalues of the covariance of a head's centred queries
+    of length 1, over log(head_dim); and that layers are grouped by it. Ours: the bands, budgets in proportion, and the
+    queries, the last 8 of every 256 tokens. The authors' code begins a new group of layers where the entropy of a
+    text falls from one layer to the next, once for each model, and compresses hidden states by these groups; its KV
+    budgets differ by groups of heads, which cannot be here, where all heads of a layer share the tokens.
     """
 
     def measure(layer: Layer, window: int) -> float:
