@@ -73,13 +73,33 @@ bool llama_ckv::is_aligned(const ggml_tensor & view, int32_t ikv) const {
     return ggml_backend_buft_is_host(buft) || view.view_offs % ggml_backend_buft_get_alignment(buft) == 0;
 }
 
+// the mask on the device of a layer: one input of its graph, as without a prefix. each view of an input would be another
+// one, copied from the host for every layer, and beyond 30 of them ggml cuts the graph
+static ggml_tensor * ckv_mask_there(ggml_context * ctx, llama_ckv * ckv, ggml_tensor * kq_mask, int32_t ikv) {
+    const auto buft_of = [&](int32_t i) { return ggml_backend_buffer_get_type(ckv->tensor_k(i)->buffer); };
+
+    if (!ckv->tensor_k(ikv)->buffer || ggml_backend_buft_is_host(buft_of(ikv))) {
+        return kq_mask;
+    }
+    for (const auto & [other, mask] : ckv->masks) {
+        if (buft_of(other) == buft_of(ikv)) {
+            return mask;
+        }
+    }
+    return ckv->masks.emplace_back(ikv, ggml_cont(ctx, kq_mask)).second;
+}
+
 // one sequence: all rows of the prefix are seen by all tokens
-static ggml_tensor * ckv_mask_of_one(ggml_context * ctx, const llama_ckv * ckv, ggml_tensor * kq_mask, int32_t ikv) {
+static ggml_tensor * ckv_mask_of_one(ggml_context * ctx, llama_ckv * ckv, ggml_tensor * kq_mask, int32_t ikv) {
+    if (ikv == 0) {
+        ckv->masks.clear();
+    }
     const int64_t n_skip = ckv->max_prefix() - ckv->n_prefix(ikv);
     const int64_t n_rows = kq_mask->ne[0] - n_skip - (ckv->max_filler() - ckv->n_filler(ikv));
     if (n_rows == kq_mask->ne[0]) {
         return kq_mask;
     }
+    kq_mask = ckv_mask_there(ctx, ckv, kq_mask, ikv);
 
     // of a single row the stride does not matter, but kernels ask for a multiple of 16
     const size_t nb1 = kq_mask->ne[1] == 1 ? n_rows*kq_mask->nb[0] : kq_mask->nb[1];
