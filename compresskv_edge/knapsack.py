@@ -24,8 +24,8 @@ def spend(tokens: Sequence[float], errors: npt.NDArray[Any], total: float, *, no
 
     Each curve is replaced by the lower edge of its convex hull, so that no token saves more than the one before it.
     Then the best token is always the next one of the steepest curve, which solves the knapsack. Each layer begins with
-    the tokens of the first point. What is left when all curves are flat goes to the layers in proportion to what they
-    had to lose: longer texts with more in them need more of the same.
+    the tokens of the first point. What is left when all curves are flat goes to the layers half in proportion to what
+    they had to lose (longer texts with more in them need more of the same), half in equal parts.
     """
     hulls = [_hull(tokens, row) for row in _without_noise(errors, noise)]
     segments = [segment for layer, hull in enumerate(hulls) for segment in _segments(layer, hull)]
@@ -36,7 +36,8 @@ def spend(tokens: Sequence[float], errors: npt.NDArray[Any], total: float, *, no
         spent[layer] += part
         left -= part
     lost = np.asarray([hull[0][1] - hull[-1][1] for hull in hulls])
-    shares = lost / lost.sum() if lost.any() else np.full(len(errors), 1 / len(errors))
+    equal = np.full(len(errors), 1 / len(errors))
+    shares = (equal + lost / lost.sum()) / 2 if lost.any() else equal
     return [float(n) for n in spent + max(left, 0.0) * shares]
 
 

@@ -21,7 +21,9 @@ def test_by_hand() -> None:
     assert spend(points, curves, 4) == [2, 2]
     assert spend(points, curves, 5) == [2, 3]
     assert spend(points, curves, 6) == [2, 4]
-    assert spend(points, curves, 9) == [2.75, 6.25], "what is left: in proportion to 2 and 6, which they had to lose"
+    assert spend(points, curves, 9) == [3.125, 5.875], (
+        "of the 3 left half equally, half as 2 to 6, which they had to lose"
+    )
 
 
 def test_a_step_that_only_pays_as_a_whole_is_taken_by_its_average() -> None:
@@ -32,14 +34,14 @@ def test_a_step_that_only_pays_as_a_whole_is_taken_by_its_average() -> None:
 
 
 def test_an_error_that_more_tokens_make_larger_is_noise() -> None:
-    assert spend((1, 2, 4), np.array([[1.0, 3.0, 1.0], [2.0, 1.0, 5.0]]), 6) == [1, 5]
+    assert spend((1, 2, 4), np.array([[1.0, 3.0, 1.0], [2.0, 1.0, 5.0]]), 6) == [1.75, 4.25]
 
 
 def test_the_last_bit_of_a_curve_is_noise() -> None:
     """1 of 100 is less than 5 %: layer 0 is flat from its first point on, layer 1 from its second."""
     curves = np.array([[1.0, 0.5, 0.0], [100.0, 4.0, 0.0]])
     assert spend((1, 2, 4), curves, 3) == [1, 2]
-    assert spend((1, 2, 4), curves, 8) == [1, 7]
+    assert spend((1, 2, 4), curves, 8) == [2.25, 5.75]
     assert spend((1, 2, 4), curves, 8, noise=0.0) == [4, 4]
 
 

@@ -98,7 +98,7 @@ def test_protected_tokens_come_before_the_part_for_later() -> None:
 def test_parts_can_be_set_back_to_the_paper() -> None:
     layers, errors = random_layers(200), [0.1, 0.2, 0.3, 0.4]
     paper = policies.get("compresskv")
-    plain = policies.get("edge:window=8:later_share=0:budgets=errors:heads=top")
+    plain = policies.get("edge:later_share=0:budgets=errors:heads=top")
     budgets = paper.budgets(layers, [200] * 4, 50, window=8, errors=errors)
     assert plain.budgets(layers, [200] * 4, 50, window=8, errors=errors) == budgets
     for a, b in zip(paper.keep_all(layers, budgets, 50, window=8), plain.keep_all(layers, budgets, 50, window=8)):

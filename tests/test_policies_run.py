@@ -295,7 +295,7 @@ def test_a_window_shrinks_with_a_budget_in_tokens(path: str) -> None:
     assert window(kv_policy="snapkv", kv_budget=0.1) == 32
     assert window(kv_policy="tova", kv_budget=40) == WINDOW
     assert window(kv_policy="edge", kv_profile=curved(path)) == 4
-    assert window(kv_policy="edge:window=2", kv_profile=curved(path), kv_budget=5) == 2
+    assert window(kv_policy="edge:least=2", kv_profile=curved(path), kv_budget=5) == 2
 
 
 def test_pickle_keeps_the_policy(path: str) -> None:

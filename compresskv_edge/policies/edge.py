@@ -17,7 +17,13 @@ from .selection import Candidates, Selection, top_k
 
 
 def policy(
-    *, window: int = 4, later_share: float = 0.5, first: int = 16, budgets: str = "curves", heads: str = "weighted"
+    *,
+    window: int = 8,
+    least: int = 4,
+    later_share: float = 0.5,
+    first: int = 16,
+    budgets: str = "curves",
+    heads: str = "weighted",
 ) -> Policy:
     """Our own variant of CompressKV. Each part can be taken back, to see what it is worth.
 
@@ -25,8 +31,9 @@ def policy(
     "errors", the paper's; "equal". heads: "weighted", every head by its semantic retrieval score; "top", the paper's
     first 4, equally. later_share: part of the budget beside the window that goes to tokens whose keys differ from the
     others (KeyDiff, arXiv:2504.15364), whatever the question at hand: later ones may need them. first: tokens a layer
-    that the question at hand gets before that. window: most recent tokens that stay and score; the paper has 8. Where
-    one model serves several policies, the window is theirs at least.
+    that the question at hand gets before that. window: most recent tokens that stay, as in the paper, where they are no
+    more than a quarter of the budget, else `least`, and so many score. Where one model serves several policies, the
+    window is theirs at least.
     """
     return Policy(
         title="Edge",
@@ -34,12 +41,12 @@ def policy(
         score=score,
         kernel=5,
         window=window,
-        recent=window,
+        recent=least,
         spread={"curves": by_curves(later_share, first), "errors": Spread(compresskv.share), "equal": uniform}[budgets],
         select=_two_parts(later_share, first),
         heads="weighted" if heads == "weighted" else "profile",
         curves=budgets == "curves",
-        own_window=True,
+        own_window=least,
         decodes=True,
     )
 

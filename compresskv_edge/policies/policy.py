@@ -48,7 +48,7 @@ class Policy:
     sentences: bool = False  # they read Layer.ends
     heads: Literal["all", "profile", "weighted"] = "all"  # that score: the profile's best, or all by their scores there
     curves: bool = False  # `spread` reads the profile's error curves
-    own_window: bool = False  # a library of its own has its window, even if the profile's is longer
+    own_window: int = 0  # the library's window where it serves this policy alone, shorter than the profile's; 0: that
     native: bool = False  # attention of the window, pooled: csrc/ckv-score.cpp does the same
     decodes: bool = False  # the paper evicts while decoding as well
     evicts: bool = True

@@ -36,7 +36,9 @@ def attached_profile(spec: str, profile: Profile, budget: Any) -> Profile:
     """What the library is given for a policy: heads, window and pooling. A budget in tokens may shrink the window."""
     policy = get(spec)
     if policy.own_window:
-        return profile.model_copy(update={"settings": profile.settings.model_copy(update={"window": policy.window})})
+        return profile.model_copy(
+            update={"settings": profile.settings.model_copy(update={"window": policy.own_window})}
+        )
     if not policy.native or policy.heads == "profile":
         return profile
     least = profile.settings.window
