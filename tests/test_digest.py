@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from pathlib import Path
 from typing import Any, Callable
 
@@ -11,6 +13,7 @@ import pytest
 from compresskv_edge import Llama, digest, native
 from compresskv_edge.errors import BudgetError, ContextError, EngineError, PolicyError
 from compresskv_edge.evaluate import digest as evaluation
+from compresskv_edge.evaluate import haystack
 from compresskv_edge.evaluate.needle import token_counter
 
 DOCUMENTS = 2
@@ -129,9 +132,10 @@ def test_scores_are_pooled_as_the_policy_pools(reader: Callable[..., Llama]) -> 
 
 @pytest.mark.parametrize("prefill", [None, "chunked"])
 def test_a_document_longer_than_the_trained_context(prefill: str, reader: Callable[..., Llama]) -> None:
-    hay = "The survey confirms the limits of the first experiment, and no further comment is made. " * 170
+    sentences = haystack.sentences(random.Random(1))
+    before, after = (" ".join(itertools.islice(sentences, 220)) for _ in range(2))
     llm = reader(kv_rebase=True, n_ctx=16384, kv_budget=200, kv_prefill=prefill)
-    session = llm.digest(f"{hay}The secret code of the amber lantern is 4817. {hay}", n_questions=3)
+    session = llm.digest(f"{before} The secret code of the amber lantern is 4817. {after} ", n_questions=3)
     n = len(session.tokens)
     assert n > llm._n_positions == 8192
     assert llm.kv_stats().n_tokens_kept == tuple(session.header.budgets)

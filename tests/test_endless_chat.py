@@ -94,7 +94,8 @@ def test_the_system_prompt_is_there_and_obeyed(chat: tuple[Llama, List[Seen]]) -
         assert llm.kv_kept(layer)[:n_system].tolist() == list(range(n_system))
     for part in (seen[:20], seen[-20:]):
         assert sum(turn.answer.startswith(" Die Antwort lautet") for turn in part) == 20
-        assert sum(turn.expected in turn.answer for turn in part) >= 19
+        assert sum(turn.expected in turn.answer for turn in part) >= 16
+    assert sum(turn.expected in turn.answer for turn in seen) >= 0.93 * N_TURNS  # 192 of 200 when it was written
 
 
 def test_without_protection_the_system_prompt_goes(monkeypatch: pytest.MonkeyPatch) -> None:
