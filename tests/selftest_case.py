@@ -25,8 +25,8 @@ def prompt() -> str:
 
 def load() -> tuple[Llama, list[int]]:
     llm = Llama(
-        model_path(), kv_profile="demo", kv_budget=BUDGET, kv_tail=TAIL, kv_prefill="full", kv_protect=False, n_ctx=4096,
-        n_batch=512, n_ubatch=512, n_threads=1, n_threads_batch=1, verbose=False,
+        model_path(), kv_profile="demo", kv_budget=BUDGET, kv_tail=TAIL, kv_prefill="full", kv_protect=False,
+        n_ctx=4096, n_batch=512, n_ubatch=512, n_threads=1, n_threads_batch=1, verbose=False,
     )  # fmt: skip
     return llm, llm.tokenize(prompt().encode())
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import chat_model
 import pexpect
-import pytest
 
 from compresskv_edge import demo as shipped
 from compresskv_edge.chat import demo

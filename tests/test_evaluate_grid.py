@@ -182,6 +182,25 @@ def test_conversations(start: Callable[..., SuiteRun]) -> None:
     assert all(len(outcome.scores) == 5 for outcome in others)
 
 
+def test_a_protected_system_prompt_stays_through_ten_turns(demo_model: Path, tmp_path: Path) -> None:
+    plan = Plan(contexts=(512,), depths=1, tasks=("system_form",))
+    run = SuiteRun("multi_turn", Setup(demo_model, "demo", tail=64, protect_system=True), plan, tmp_path / "p.jsonl")
+    n_system = run._player._prompter.n_system(run.samples[0])
+    text = run._llm.detokenize(run._player._prompter.opening(run.samples[0])[:n_system]).decode()
+    assert run.samples[0].system in text
+    assert run.samples[0].document[1:9] not in text
+    steps: list[grid.Step] = []
+    run.run(("streaming_llm", "edge:budgets=equal", "compresskv"), (0.12,), steps.append)  # edge has a model to itself
+    kept = {outcome.policy: outcome.n_kept for outcome in run.journal.outcomes()}
+    assert kept["edge:budgets=equal"] == pytest.approx(kept["compresskv"], abs=1)
+    assert (steps[-1].done, steps[-1].total) == (4, 4)
+    assert {step.total for step in steps} == {4}
+    for layer in range(3):
+        assert set(range(n_system)) <= set(run._llm.kv_kept(layer).tolist())
+    assert run.header["settings"]["protect_system"] is True
+    run.close()
+
+
 def test_fidelity_of_the_full_cache_is_perfect_and_of_less_is_less(start: Callable[..., SuiteRun]) -> None:
     plan = replace(PLAN, depths=1, decode_tokens=80)  # more than the tail holds
     rows = start("fidelity", plan).run(("compresskv", "streaming_llm"), (0.06, 1.0)).summary["rows"]

@@ -50,9 +50,9 @@ class Run:
         )
         prompt = needle.make_prompt(1, needle.token_counter(llm), n_context=3500, depth=0.5)
         llm(prompt.text, max_tokens=1, temperature=0)
-        start = prompt.text.index(prompt.sentence)
+        before, fact, _ = prompt.text.partition(prompt.sentence)
         self.n_tokens = llm.n_tokens
-        self.fact = tuple(len(llm.tokenize(prompt.text[:end].encode())) for end in (start, start + len(prompt.sentence)))
+        self.fact = tuple(len(llm.tokenize(text.encode())) for text in (before, before + fact))
         self.kept = [llm.kv_kept(layer) for layer in range(len(llm.kv_stats().n_tokens_kept))]
 
 

@@ -23,14 +23,17 @@ MODELS: Dict[str, Tuple[Path, str]] = {
 }
 POLICIES = "compresskv,edge,snapkv,pyramidkv,cake,streaming_llm"
 BUDGETS = "0.007,0.015,0.03,0.06,0.12"
-SUITES: Dict[str, List[str]] = {
-    "niah": ["--contexts", "1024,2048,4096", "--repeats", "3"],
-    "multi-turn": ["--contexts", "1024,2048"],
-    "qa": ["--contexts", "1024,2048", "--repeats", "3"],
-    "kv": ["--contexts", "1024,2048", "--repeats", "3"],
-    "ruler": ["--contexts", "1024,2048", "--repeats", "3"],
-    "fidelity": ["--contexts", "1024,2048"],
-    "niah-all": ["--contexts", "1024,2048", "--policies", "all"],
+SUITES: Dict[str, List[str]] = {  # by the name of the file: the suite and its options
+    "niah": ["niah", "--contexts", "1024,2048,4096", "--repeats", "3"],
+    "multi-turn": ["multi-turn", "--contexts", "1024,2048"],
+    "multi-turn-protected": [
+        *("multi-turn", "--contexts", "1024", "--tasks", "system_form,system_fact", "--protect-system"),
+    ],
+    "qa": ["qa", "--contexts", "1024,2048", "--repeats", "3"],
+    "kv": ["kv", "--contexts", "1024,2048", "--repeats", "3"],
+    "ruler": ["ruler", "--contexts", "1024,2048", "--repeats", "3"],
+    "fidelity": ["fidelity", "--contexts", "1024,2048"],
+    "niah-all": ["niah", "--contexts", "1024,2048", "--policies", "all"],
 }
 _TAIL = "32"  # rows for new tokens: small, so that the bytes of a cache say something about the policy
 
@@ -53,12 +56,12 @@ def main() -> None:
 def run(model: str, suite: str, out: Path, policies: str) -> None:
     """One suite: its table is copied to docs/results as SUITE-MODEL.json."""
     gguf, profile = MODELS[model]
-    name = suite.split("-all")[0]
+    name, *own = SUITES[suite]
     folder = out / suite
     command = [sys.executable, "-m", "compresskv_edge", "eval", name, str(gguf), "--profile", profile]
     options = ["--policies", policies, "--budgets", BUDGETS, "--tail", _TAIL, "--out", str(folder)]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, *options, *SUITES[suite]], env=environment, check=True)
+    subprocess.run([*command, *options, *own], env=environment, check=True)
     shutil.copy(folder / f"{name}-{gguf.stem}.json", RESULTS / f"{suite}-{gguf.stem}.json")
 
 

@@ -67,6 +67,9 @@ def eval_command(
         str, typer.Option(help="Chat template of the GGUF, plain text, or what the model has.", **one_of(_FORMS))
     ] = "auto",
     tail: Annotated[int, typer.Option(min=16, help="Rows of the cache beside the budget, for new tokens.")] = 128,
+    protect_system: Annotated[
+        bool, typer.Option("--protect-system", help="Never evict what comes before the document, as `chat` does.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="The same seed makes the same prompts.")] = Plan.seed,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; with one a run can be repeated to the bit.")] = 1,
     gpu_layers: Annotated[int, typer.Option(help="Layers on the GPU, as in llama.cpp; -1: all.")] = 0,
@@ -90,7 +93,9 @@ def eval_command(
         depths=depths, repeats=repeats, seed=seed, tasks=tuple(_items(tasks or "")),
         haystack=haystack, data=data, decode_tokens=decode_tokens,
     )  # fmt: skip
-    setup = suite_run.Setup(model, None if profile == "none" else profile, form, tail, threads, gpu_layers)
+    setup = suite_run.Setup(
+        model, None if profile == "none" else profile, form, tail, threads, gpu_layers, protect_system
+    )
     stem = f"{suite}-{model.stem}"
     run = suite_run.SuiteRun(suite.replace("-", "_"), setup, plan, out / f"{stem}.jsonl")
     try:

@@ -6,11 +6,13 @@ The plain form is the one that the small models of this project learned; any mod
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Callable, Protocol
 
 from ..errors import EvaluationError
 from ..llama import Llama
+from ..protection import common_prefix
 from .haystack import question_prompt
 from .sample import Sample, Turn
 
@@ -124,6 +126,11 @@ class Prompter:
     def room(self, sample: Sample, n_tokens: int) -> int:
         """Tokens left for the sample's document in a prompt of n_tokens."""
         return n_tokens - len(self.opening(Sample(**{**vars(sample), "document": ""})))
+
+    def n_system(self, sample: Sample) -> int:
+        """Tokens that come before the document: system prompt or hint, and what the template puts around them."""
+        other = replace(sample, document="\n", turns=(replace(sample.turns[0], question="\n"), *sample.turns[1:]))
+        return common_prefix(self.opening(sample), self.opening(other))
 
     def opening(self, sample: Sample) -> list[int]:
         """Everything before the first answer, start token included if the model wants one."""

@@ -1,7 +1,8 @@
 """Text for needle tests, made from word lists: a document of plain sentences, and facts to hide in it.
 
 The demo model learned facts in such words and phrasings and answers them after "Question: ... Answer:"
-(tools/models); the hay is in no training text. Nothing here depends on a model: the same seed gives the same text everywhere.
+(tools/models); the hay is in no training text. Nothing here depends on a model: the same seed gives the same text
+everywhere.
 """
 
 from __future__ import annotations

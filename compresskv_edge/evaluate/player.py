@@ -117,9 +117,10 @@ class Prefill:
 class Player:
     """One model, with a profile and kv_prefill="full", and the form of its prompts. Decoding is greedy."""
 
-    def __init__(self, llm: Llama, prompter: Prompter) -> None:
+    def __init__(self, llm: Llama, prompter: Prompter, *, protect_system: bool = False) -> None:
         self._llm = llm
         self._prompter = prompter
+        self._protect_system = protect_system
         self.counters = Counters()
         self._seconds = 0.0  # spent on the tokens of the answer at hand
         self._steps = 0
@@ -129,6 +130,8 @@ class Player:
         tokens = self._prompter.opening(sample)
         self._check_room(sample, tokens)
         self._llm.reset()
+        if self._protect_system:
+            self._llm.protect([range(self._prompter.n_system(sample))])
         start = time.perf_counter()
         seen = policies.read(self._llm, tokens, list(names))
         ms = 1000 * (time.perf_counter() - start)

@@ -44,7 +44,10 @@ def render(folder: Path) -> str:
     head = f"{written.read_text(encoding='utf-8').strip()}\n\n{_HOW}" if written.exists() else _HOW
     overviews = (_overview(model, runs) for model, runs in _by_model(stored).items())
     order = sorted(stored, key=lambda name: _rank(stored[name]))
-    sections = [*overviews, *(_section(name, stored[name]) for name in order)]
+    known = [name for name in order if any(mark in stored[name] for mark, _ in _RENDERERS)]
+    others = [f"- [{name}](results/{name})" for name in order if name not in known]
+    rest = ["\n".join(["## Other measurements", "", *others])] if others else []
+    sections = [*overviews, *(_section(name, stored[name]) for name in known), *rest]
     return _HEAD + head + "".join(f"\n{section}\n" for section in sections)
 
 
@@ -116,10 +119,8 @@ def _between(below: Data, above: Data, level: float) -> str:
 
 
 def _section(name: str, data: Data) -> str:
-    for mark, renderer in _RENDERERS:
-        if mark in data:
-            return "\n\n".join(renderer(name, data))
-    return f"## [{name}](results/{name})"
+    renderer = next(renderer for mark, renderer in _RENDERERS if mark in data)
+    return "\n\n".join(renderer(name, data))
 
 
 #
@@ -130,7 +131,8 @@ def _section(name: str, data: Data) -> str:
 def _suite(name: str, data: Data) -> Iterator[str]:
     settings, profile, model = data["settings"], data["profile"], data["model"]
     many = ", all policies" if len({row["policy"] for row in data["rows"]}) > _MANY else ""
-    yield f"## {data['suite'].replace('_', '-')}: {model['file']}{many}"
+    protected = ", system prompt protected" if settings.get("protect_system") else ""
+    yield f"## {data['suite'].replace('_', '-')}: {model['file']}{many}{protected}"
     yield (
         f"[{name}](results/{name}): {data['n_prompts']} prompts of {_list(settings['contexts'])} tokens, tasks "
         f"{_list(settings['tasks'])}, form {settings['form']}, tail {settings['tail']}, seed "

@@ -37,7 +37,10 @@ _PATHS = ("haystack", "data")
 
 @dataclass(frozen=True)
 class Setup:
-    """How a model is run. profile: as Llama's kv_profile; None: uncalibrated. tail: rows beside the budget."""
+    """How a model is run. profile: as Llama's kv_profile; None: uncalibrated. tail: rows beside the budget.
+
+    protect_system: what comes before the document is never evicted and counts in the budget, as in a chat.
+    """
 
     model: Path
     profile: Optional[ProfileSource] = None
@@ -45,6 +48,7 @@ class Setup:
     tail: int = 128
     n_threads: int = 1
     n_gpu_layers: int = 0
+    protect_system: bool = False
 
 
 def load_suite(name: str) -> Suite:
@@ -94,7 +98,9 @@ class SuiteRun:
             "profile": _profile_facts(profile),
             "settings": {**_settings(self.plan, suite), "form": type(prompter.form).__name__, "tail": setup.tail},
         }
-        self._player = Player(self._llm, prompter)
+        if setup.protect_system:
+            self.header["settings"]["protect_system"] = True
+        self._player = Player(self._llm, prompter, protect_system=setup.protect_system)
         self.journal = Journal(journal, self._fixed())
 
     def run(
@@ -103,7 +109,7 @@ class SuiteRun:
         """Every policy at every budget; with what an earlier run of the same journal has left."""
         with threadpool_limits(self._n_threads):  # NumPy's threads too: policies are scored there
             for player, group in self._players(names):
-                grid.run(player, self.samples, group, budgets, self.journal, report)
+                grid.run(player, self.samples, group, budgets, self.journal, self._progress(names, budgets, report))
         summary = {
             **self.header,
             "machine": machine_facts(),
@@ -116,16 +122,24 @@ class SuiteRun:
         groups: dict[int, list[str]] = {}
         for name in names:
             policy = policies.get(name)
-            groups.setdefault(policy.window if policy.own_window else 0, []).append(name)
+            groups.setdefault(policy.own_window, []).append(name)
         yield self._player, groups.pop(0, [])
         for group in groups.values():
             llm = open_model(self._setup, self._profile, max(self.plan.contexts), group[0])
             try:
-                player = Player(llm, forms.Prompter(llm, forms.choose(llm, self._setup.form)))
+                prompter = forms.Prompter(llm, forms.choose(llm, self._setup.form))
+                player = Player(llm, prompter, protect_system=self._setup.protect_system)
                 player.counters = self._player.counters
                 yield player, group
             finally:
                 llm.close()
+
+    def _progress(
+        self, names: Sequence[str], budgets: Sequence[Budget], report: Callable[[grid.Step], None]
+    ) -> Callable[[grid.Step], None]:
+        """Report groups of policies as one run."""
+        keys = [(sample.name, *cell) for sample in self.samples for cell in grid.cells(names, budgets)]
+        return lambda step: report(grid.Step(sum(key in self.journal for key in keys), len(keys), step.sample))
 
     def _fixed(self) -> dict[str, Any]:
         """What may not differ between runs that share a journal. More repeats add prompts and change none."""

@@ -132,6 +132,10 @@ JUDGE = Spec(
         (5, 4, "next"), (5, 9, "rest"),
     )),
     {"austen": 0.35, "moby_dick": 0.25, "sotu": 0.3, "python": 0.1},
-    _phases({"chat": 0.6, "group": 0.35, "clause": 0.4}, {"main": 725, "cool": 400, "long": 100, "longest": 80}, {"group": 0.5}),
+    _phases(
+        {"chat": 0.6, "group": 0.35, "clause": 0.4},
+        {"main": 725, "cool": 400, "long": 100, "longest": 80},
+        {"group": 0.5},
+    ),
 )  # fmt: skip
 SPECS = {spec.name: spec for spec in (DEMO, JUDGE)}
