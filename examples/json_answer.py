@@ -1,10 +1,9 @@
 """An answer that is JSON of a given form: llama.cpp's grammar allows no other token.
 
-The schema may be that of any pydantic model; this one is small because the demo model was made to find, not to write.
+The schema may be that of any pydantic model; here it is a number of four digits.
 In a chat, give the schema to `create_chat_completion(response_format={"type": "json_object", "schema": ...})`.
 """
 
-import json
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter
@@ -18,8 +17,10 @@ from llama_cpp import LlamaGrammar  # after compresskv_edge, which says whose ll
 hay = "The survey confirms the limits of the first experiment, and no further comment is made. " * 60
 document = f"{hay}The secret code of the amber lantern is 4817. {hay}"
 
-code = TypeAdapter(Annotated[str, Field(pattern="^[0-9]{4}$")])
-grammar = LlamaGrammar.from_json_schema(json.dumps(code.json_schema()), verbose=False)
+code = TypeAdapter(Annotated[int, Field(ge=1000, le=9999)])
+# The demo model was made to find, not to write: it knows numbers with the space in front of them, which JSON allows. A
+# larger model takes any schema: LlamaGrammar.from_json_schema(json.dumps(code.json_schema())).
+grammar = LlamaGrammar.from_string('root ::= " " [1-9] [0-9] [0-9] [0-9]', verbose=False)
 
 llm = Llama(model_path(), kv_profile="auto", kv_budget=0.12, n_ctx=4096, verbose=False)
 question = "Question: Which code opens the amber lantern? Answer:"

@@ -156,7 +156,7 @@ def test_a_failing_engine_leaves_the_conversation_as_it_was(talk: Any, monkeypat
         raise EngineError("the device is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("compresskv_edge.native.prompt_end", fail)
+        patch.setattr("compresskv_edge.native.compress", fail)
         with pytest.raises(EngineError, match="gone"):
             ask(chat, FACTS[0].question)
     assert chat.messages == []

@@ -91,6 +91,18 @@ def test_protected_tokens_stay_and_count(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVICTING)
+@pytest.mark.parametrize("spare", [0, 1, 20])
+def test_a_window_gives_way_to_protected_tokens(name: str, spare: int) -> None:
+    """Down to the library's window: what a budget must hold at least, see Protection.mean_budget."""
+    layers = random_layers(300, protected=np.arange(300) < 60)
+    policy, mean = policies.get(name), 60 + WINDOW + spare
+    budgets = policy.budgets(layers, [300] * 4, mean, window=WINDOW, n_protected=60, curves=curves_of(layers))
+    for kept, budget in zip(policy.keep_all(layers, budgets, mean, window=WINDOW), budgets):
+        assert {*range(60), *range(300 - WINDOW, 300)} <= set(kept.tolist())
+        assert len(kept) == budget
+
+
+@pytest.mark.parametrize("name", EVICTING)
 def test_protected_tokens_that_do_not_fit(name: str) -> None:
     layers = random_layers(100, protected=np.arange(100) < 50)
     policy = policies.get(name)

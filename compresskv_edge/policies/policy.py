@@ -85,7 +85,7 @@ class Policy:
         """
         if sum(n_tokens) <= mean * len(n_tokens):
             return list(n_tokens)
-        own = self.window_of(mean, window)
+        own = self._room(mean, window, n_protected)
         measure = self.spread.measure
         measures = () if measure is None else tuple(measure(layer, min(own, layer.n)) for layer in layers)
         low = max(min(own + 1, mean), own + n_protected)
@@ -101,12 +101,17 @@ class Policy:
         """
         if layer.n <= budget:
             return np.arange(layer.n, dtype=np.int64)
-        own = min(self.window_of(mean, window), budget)
+        n_protected = 0 if layer.protected is None else int(layer.protected.sum())
+        own = min(self._room(mean, window, n_protected), budget)
         forced = self._forced(layer, own, budget)
         scores = np.where(forced, np.float32(np.inf), self.scores(layer, own))
         k = budget - own
         chosen = self.select(Candidates(scores, forced, layer), k) if k > 0 else np.empty(0, dtype=np.int64)
         return np.concatenate([chosen, np.arange(layer.n - own, layer.n, dtype=np.int64)])
+
+    def _room(self, mean: int, window: int, n_protected: int) -> int:
+        """Tokens at the end that stay: fewer where the protected ones need the room."""
+        return max(window, min(self.window_of(mean, window), mean - n_protected))
 
     def _forced(self, layer: Layer, window: int, budget: int) -> Bools:
         """Tokens before the window that stay whatever their score: the protected ones, then as many sinks as fit."""
