@@ -126,12 +126,11 @@ class Run:
 @torch.no_grad()
 def scores(logits: Tensor, batch: Batch) -> dict[str, float]:
     """Answers asked, and those whose every token is the most likely one."""
-    right = logits.argmax(-1) == batch.ids[:, 1:]
     exact = [
-        bool(right[i, start - 1 : end - 1].all())
+        torch.equal(logits[i, start - 1 : end - 1].argmax(-1), batch.ids[i, start:end])
         for i, row in enumerate(batch.answers)
         for _, start, end, _ in row
-        if end <= right.shape[1]
+        if end <= logits.shape[1]
     ]
     return {"exact": float(sum(exact)), "asked": float(len(exact))}
 
