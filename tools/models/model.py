@@ -29,7 +29,7 @@ def frequencies(config: Config) -> Tensor:
 
 
 class _Rotate(torch.autograd.Function):
-    """RoPE of x (batch, head, token, channel) in two passes, which autograd would make eight; the result is contiguous."""
+    """RoPE of x (batch, head, token, channel) in two passes (autograd: eight); the result is contiguous."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
