@@ -100,7 +100,7 @@ def cover_loss(log_attention: Tensor, target: Tensor, chosen: Tensor | None = No
 
 
 def others_loss(config: Config, attention: Attention, queries: Tensor, evidence: Tensor) -> Tensor:
-    """-log(1 - attention on the evidence), mean over the heads without a role. Missing queries are the last of a row."""
+    """-log(1 - attention on the evidence), mean over the heads without a role. Missing queries are a row's last."""
     n_valid = (queries >= 0).sum(1).tolist()
     hidden = attention_bias(queries, evidence, 0.0)
     free = torch.ones(config.n_layer, config.n_head)

@@ -105,7 +105,7 @@ def _put(x: Tensor, start: int, end: int, rows: Tensor) -> None:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, block: int = 128) -> Tensor:
     """Causal grouped-query attention in blocks of queries: four times faster than torch's own on small CPUs.
 
-    (batch, token, head, channel). `mask` (batch, token, token), added to the scores, hides more (simulated eviction)."""
+    (batch, token, head, channel). mask (batch, token, token), added to the scores, hides more: simulated eviction."""
     return _Attend.apply(q, k, v, mask, min(block, q.shape[2]))
 
 
