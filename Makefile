@@ -59,10 +59,14 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# one thread each; glibc keeps freed memory, whose pages would be zeroed again for every step
+TRAIN := OMP_WAIT_POLICY=PASSIVE MALLOC_TOP_PAD_=268435456 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 \
+         $(BIN)/python tools/models/build.py --threads 1
+
 models: setup ## train the demo and the judge model from nothing (hours; build/models; needs npm and apt for prose)
 	$(PIP) install torch==2.13.0 tokenizers
-	$(BIN)/python tools/models/build.py demo build/models/demo
-	$(BIN)/python tools/models/build.py judge build/models/judge
+	$(TRAIN) demo build/models/demo > build/demo.log 2>&1 & demo=$$!; \
+	$(TRAIN) judge build/models/judge && wait $$demo
 	REBUILT_MODELS=build/models $(BIN)/python -m pytest tests/test_models.py -k "needles or tasks"
 
 results: $(VENV)/.extras ## measure all policies of docs/results.md (over an hour on two cores; stopped, it goes on)

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_evaluate_summary import SUMMARY
+from test_evaluate_summary import SAMPLES, SUMMARY, outcome
 
 from compresskv_edge.evaluate import figures, results
+from compresskv_edge.evaluate.summary import summarise
 
 DOCS = Path(__file__).parents[1] / "docs"
 RESULTS = DOCS / "results"
@@ -36,13 +37,13 @@ def test_figures_are_those_of_the_stored_files() -> None:
 
 def test_every_stored_file_is_linked() -> None:
     page = (DOCS / "results.md").read_text(encoding="utf-8")
-    for file in (DOCS / "results").glob("*.json"):
-        assert f"(results/{file.name})" in page
+    for file in RESULTS.rglob("*.json"):
+        assert f"({file.relative_to(DOCS)})" in page
 
 
 def test_stored_runs_are_whole() -> None:
     """The table of each run is of one set of prompts and has the full cache."""
-    for file in (DOCS / "results").glob("*.json"):
+    for file in RESULTS.rglob("*.json"):
         data = json.loads(file.read_text(encoding="utf-8"))
         if "suite" in data:
             assert {row["n"] for row in data["rows"]} == {data["n_prompts"]}, file.name
@@ -68,6 +69,31 @@ def test_a_run_becomes_a_section(tmp_path: Path) -> None:
     assert "| compresskv | 12 % | 12 % |" in page  # 6 of 7 at 3 % is less than 90 %
     assert "| snapkv | none | none |" in page
     assert "| snapkv | -0.38 (" in page
+
+
+def test_half_of_the_tokens_is_compared_in_score_and_bytes(tmp_path: Path) -> None:
+    outcomes = [
+        outcome(i, policy, budget, float(i < right))
+        for policy, budget, right in (("compresskv", 0.06, 4), ("edge", 0.03, 5), ("edge", 0.06, 8))
+        for i in range(8)
+    ]
+    data = {**SECTION, **summarise(outcomes, SAMPLES)}
+    (tmp_path / "run.json").write_text(json.dumps(data))
+    page = results.render(tmp_path)
+    assert "| suite | 3 % for 6 % |" in page
+    assert "| niah | +0.12 (" in page
+    assert "; 0.50 |" in page
+
+
+def test_ablations_show_differences_only(tmp_path: Path) -> None:
+    (tmp_path / "ablation").mkdir()
+    (tmp_path / "ablation" / "niah-m.json").write_text(json.dumps(SECTION))
+    page = results.render(tmp_path)
+    section = page[page.index("## compresskv, part by part: m.gguf") :]
+    assert "[niah](results/ablation/niah-m.json), 8 prompts of 512, 1024 tokens, seed 1" in section
+    assert "| compresskv | 0.75 (" in section
+    assert "| snapkv | -0.38 (" in section
+    assert "at a glance" not in page
 
 
 def test_what_people_wrote_comes_first(tmp_path: Path) -> None:

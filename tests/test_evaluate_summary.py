@@ -12,7 +12,7 @@ from rich.console import Console
 from compresskv_edge.evaluate import report
 from compresskv_edge.evaluate.player import Outcome, Score
 from compresskv_edge.evaluate.sample import Sample
-from compresskv_edge.evaluate.summary import summarise, to_json, weak_tasks
+from compresskv_edge.evaluate.summary import double, summarise, to_json, weak_tasks
 
 HEADER = {"suite": "niah", "model": {"file": "m.gguf"}}
 # right answers to eight prompts
@@ -52,6 +52,23 @@ def test_comparisons() -> None:
     assert ROWS["compresskv", 0.03]["versus_base"] is None
 
 
+def test_half_of_the_tokens() -> None:
+    cells = {("compresskv", b): "1100" for b in (0.007, 0.015, 0.03)} | {("edge", b): "1110" for b in (0.007, 0.015, 0.03)}
+    outcomes = [outcome(i, *cell, float(right[i])) for cell, right in cells.items() for i in range(4)]
+    rows = {(row["policy"], row["budget"]): row for row in summarise(outcomes, SAMPLES)["rows"]}
+    assert rows["edge", 0.007]["versus_double"][0] == 0.25  # 1.5 % is the next one above 1.4
+    assert rows["edge", 0.03]["versus_double"] is None
+    assert rows["compresskv", 0.007]["versus_double"] is None
+    assert double(0.015, (0.007, 0.03, 0.06)) == 0.03
+    assert double(100, ()) is None
+
+
+def test_another_policy_to_compare_with() -> None:
+    rows = {(row["policy"], row["budget"]): row for row in summarise(OUTCOMES, SAMPLES, "snapkv")["rows"]}
+    assert rows["compresskv", 0.03]["versus_base"][0] == 0.375
+    assert rows["snapkv", 0.03]["versus_base"] is None
+
+
 def test_splits() -> None:
     tasks = {(row["policy"], row["budget"], row["task"]): row["score"] for row in SUMMARY["by_task"]}
     assert (tasks["compresskv", 0.03, "pet"], tasks["compresskv", 0.03, "code"]) == (0.75, 0.75)
@@ -88,18 +105,18 @@ def test_a_full_cache_that_answers_nothing() -> None:
     assert all(row["of_full"] is None for row in summary["rows"])
     assert weak_tasks(summary) == ["pet", "code"]
     assert weak_tasks(SUMMARY) == []
-    assert len(report.markdown(summary["rows"]).splitlines()) == 2 + len(RIGHT)
+    assert len(report.markdown(summary).splitlines()) == 2 + len(RIGHT)
 
 
 def test_extra_measures_are_averaged() -> None:
     summary = summarise([outcome(i, "full", 1.0, 1.0, kl=0.1 * i) for i in range(3)], SAMPLES)
     assert summary["rows"][0]["kl"] == pytest.approx(0.1)
-    assert report.cells(summary["rows"])[0][-1] == "kl"
+    assert report.cells(summary)[0][-1] == "kl"
 
 
 def test_tables() -> None:
-    lines = report.markdown(SUMMARY["rows"]).splitlines()
-    assert lines[0] == f"| {' | '.join(report.COLUMNS)} |"
+    lines = report.markdown(SUMMARY).splitlines()
+    assert lines[0].startswith("| policy | budget | score | % of full | - compresskv | KV KiB |")
     snapkv = next(line for line in lines if line.startswith("| snapkv | 3 %"))
     score, of_full, difference = (cell.strip() for cell in snapkv.split("|")[3:6])
     assert re.fullmatch(r"0\.38 \(0\.\d\d to 0\.\d\d\)", score)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Callable, Optional
 import typer
 
 from .. import logs
+from ..evaluate.grid import BASE
 from ..evaluate.sample import Plan
 from .options import budget as parse_budget
 from .options import one_of, show
@@ -76,6 +77,7 @@ def eval_command(
     out: Annotated[
         Path, typer.Option("--out", "-o", file_okay=False, help="Folder for the results; a stopped run goes on there.")
     ] = Path("compresskv-eval"),
+    base: Annotated[str, typer.Option(metavar="NAME", help="Policy that the others are compared with.")] = BASE,
     plot: Annotated[bool, typer.Option("--plot", help="Write PNG figures as well (needs matplotlib).")] = False,
 ) -> None:
     """Measure what each eviction method costs in answers, memory and time, all on the same prompts.
@@ -100,7 +102,7 @@ def eval_command(
     run = suite_run.SuiteRun(suite.replace("-", "_"), setup, plan, out / f"{stem}.jsonl")
     try:
         with _bar(suite) as step:
-            result = run.run(names, amounts, step)
+            result = run.run(names, amounts, step, base)
     except KeyboardInterrupt:
         typer.echo("compresskv: stopped; the same command goes on where it was", err=True)
         raise typer.Exit(130) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from .grid import BASE, FULL
+from .grid import FULL
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-COLUMNS = ("policy", "budget", "score", "% of full", f"- {BASE}", "KV KiB", "prefill ms", "evict ms", "decode ms")
-_WIDE_ONLY = (f"- {BASE}", "evict ms")  # the others fit 80 characters
+_COSTS = ("KV KiB", "prefill ms", "evict ms", "decode ms")
 
 
 class Shown:
@@ -22,9 +21,10 @@ class Shown:
 
     def __init__(self, summary: Mapping[str, Any]) -> None:
         self._head = f"{title(summary)}, 95 % intervals"
-        self._columns, self._lines = cells(summary["rows"])
+        self._columns, self._lines = cells(summary)
         same = ("% of full",) if "kl" in self._columns else ()  # full agrees with itself
-        self._narrow = [name for name in self._columns if name not in (*_WIDE_ONLY, *same)]
+        wide = (_difference(summary), "evict ms", *same)  # the others fit 80 characters
+        self._narrow = [name for name in self._columns if name not in wide]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wide = self._table(self._columns, lambda text: text)
@@ -56,10 +56,9 @@ def title(summary: Mapping[str, Any]) -> str:
     return f"{summary['suite'].replace('_', '-')}, {summary['model']['file']}, {n} prompt{'' if n == 1 else 's'}"
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(summary: Mapping[str, Any]) -> str:
     """The same table as Markdown."""
-    columns, lines = cells(rows)
-    return markdown_table(columns, lines)
+    return markdown_table(*cells(summary))
 
 
 def matrix(rows: Sequence[Row]) -> str:
@@ -71,14 +70,21 @@ def matrix(rows: Sequence[Row]) -> str:
     lines = []
     for policy in policies:
         found = [full if policy == FULL else by_cell.get((policy, budget)) for budget in budgets] or [full]
-        lines.append([policy, *("" if row is None else _score(row) for row in found)])
+        lines.append([policy, *("" if row is None else score(row) for row in found)])
     return markdown_table(["policy", *(map(percent, budgets) if budgets else ["100 %"])], lines)
 
 
-def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Columns and lines; a column for each extra measure, such as fidelity's kl."""
+    rows = summary["rows"]
     extras = [name for name in ("kl",) if any(name in row for row in rows)]
-    return [*COLUMNS, *extras], [[*_line(row), *(f"{row[name]:.4f}" for name in extras)] for row in rows]
+    columns = ["policy", "budget", "score", "% of full", _difference(summary), *_COSTS, *extras]
+    return columns, [[*_line(row), *(f"{row[name]:.4f}" for name in extras)] for row in rows]
+
+
+def _difference(summary: Mapping[str, Any]) -> str:
+    """Name of the column of differences."""
+    return f"- {summary['base']}"
 
 
 def markdown_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -96,7 +102,7 @@ def _line(row: Row) -> list[str]:
     return [
         row["policy"],
         percent(row["budget"]),
-        _score(row),
+        score(row),
         "100" if row["policy"] == FULL else _interval(row["of_full"], 100, ".0f"),
         _interval(row["versus_base"], 1, "+.2f"),
         f"{row['kv_bytes'] / 1024:.0f}",
@@ -106,7 +112,8 @@ def _line(row: Row) -> list[str]:
     ]
 
 
-def _score(row: Row) -> str:
+def score(row: Row) -> str:
+    """A row's score with its interval."""
     return f"{row['score']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 

@@ -3,7 +3,8 @@
     python -m compresskv_edge.evaluate.results docs/results docs/results.md
 
 Whatever lies in the folder gets a section: runs of `compresskv eval`, and the other measurements of this project.
-summary.txt, which people write, comes first. Figures lie beside the JSON files that they are drawn from.
+summary.txt, which people write, comes first. Figures lie beside the JSON files that they are drawn from. Runs in the
+folder `ablation` compare a policy with itself less one part; they are shown after the others, by their differences only.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from . import figures, needle
-from .grid import BASE, FULL
+from . import figures, needle, report
+from .grid import FULL
 from .report import markdown_table, matrix, percent
 from .suite_run import SUITES
+from .summary import double
 
 Data = Mapping[str, Any]
 
@@ -35,6 +37,8 @@ _TASKS_SHOWN = ("ruler", "multi_turn")
 _LEVELS = (0.97, 0.9)  # of full: the paper's figures for 3 % and for 0.7 %
 _MANY = 12  # policies
 _SUMMARY = "summary.txt"
+_PARTS = "ablation"
+_VARIANT = "edge"
 
 
 def render(folder: Path) -> str:
@@ -47,7 +51,7 @@ def render(folder: Path) -> str:
     known = [name for name in order if any(mark in stored[name] for mark, _ in _RENDERERS)]
     others = [f"- [{name}](results/{name})" for name in order if name not in known]
     rest = ["\n".join(["## Other measurements", "", *others])] if others else []
-    sections = [*overviews, *(_section(name, stored[name]) for name in known), *rest]
+    sections = [*overviews, *(_section(name, stored[name]) for name in known), *_ablations(folder / _PARTS), *rest]
     return _HEAD + head + "".join(f"\n{section}\n" for section in sections)
 
 
@@ -94,6 +98,7 @@ def _overview(model: str, runs: Sequence[Data]) -> str:
         "The budget below which the mean score falls under 90 % of the full cache's, on a straight line between "
         "measured budgets:",
         markdown_table(["policy", *(run["suite"].replace("_", "-") for run in runs)], lines),
+        *_halves(runs),
     ]
     return "\n\n".join(parts)
 
@@ -116,6 +121,28 @@ def _between(below: Data, above: Data, level: float) -> str:
     share = (level - below["of_full"][0]) / (above["of_full"][0] - below["of_full"][0])
     budget = below["budget"] * math.exp(share * math.log(above["budget"] / below["budget"]))
     return f"{100 * budget:.1f} %" if isinstance(above["budget"], float) else f"{budget:.0f}"
+
+
+def _halves(runs: Sequence[Data]) -> Iterator[str]:
+    """Our variant with half of the base's tokens: what it gains or loses, and what it takes of the bytes."""
+    found = [(run, [row for row in run["rows"] if row["policy"] == _VARIANT and row["versus_double"]]) for run in runs]
+    budgets = sorted({row["budget"] for _, rows in found for row in rows})
+    if not budgets:
+        return
+    pairs = {budget: double(budget, _budgets_of(runs[0]["rows"], runs[0]["base"])) for budget in budgets}
+    columns = [f"{percent(budget)} for {percent(twice)}" for budget, twice in pairs.items()]
+    yield f"{_VARIANT} minus {runs[0]['base']} with twice the tokens, paired by prompt, and the ratio of their KV bytes:"
+    lines = []
+    for run, rows in found:
+        bytes_of = {(row["policy"], row["budget"]): row["kv_bytes"] for row in run["rows"]}
+        cells = {row["budget"]: _difference(row["versus_double"]) for row in rows}
+        ratios = {b: bytes_of[_VARIANT, b] / bytes_of[run["base"], pairs[b]] for b in cells}
+        lines.append([run["suite"].replace("_", "-"), *(f"{cells[b]}; {ratios[b]:.2f}" for b in budgets)])
+    yield markdown_table(["suite", *columns], lines)
+
+
+def _budgets_of(rows: Sequence[Data], policy: str) -> list[Any]:
+    return [row["budget"] for row in rows if row["policy"] == policy]
 
 
 def _section(name: str, data: Data) -> str:
@@ -144,7 +171,7 @@ def _suite(name: str, data: Data) -> Iterator[str]:
     yield from _levels(data["rows"])
     differences = _differences(data["rows"])
     if differences:
-        yield f"Minus {BASE} at the same budget, paired by prompt:"
+        yield f"Minus {data['base']} at the same budget, paired by prompt:"
         yield differences
     if data["suite"] in _TASKS_SHOWN:
         yield "By task:"
@@ -152,6 +179,28 @@ def _suite(name: str, data: Data) -> Iterator[str]:
     if any("kl" in row for row in data["rows"]):
         yield "Mean KL divergence from the full cache, nats:"
         yield _grid(data["rows"], lambda row: f"{row['kl']:.3f}")
+
+
+def _ablations(folder: Path) -> Iterator[str]:
+    """A section for each model, a table for each suite."""
+    stored = _stored(folder)
+    models = dict.fromkeys(data["model"]["file"] for data in stored.values())
+    for model in models:
+        runs = sorted(((n, d) for n, d in stored.items() if d["model"]["file"] == model), key=lambda x: _rank(x[1]))
+        parts = [text for name, data in runs for text in _parts(name, data)]
+        yield "\n\n".join([f"## {runs[0][1]['base']}, part by part: {model}", *parts])
+
+
+def _parts(name: str, data: Data) -> Iterator[str]:
+    """What a policy scores, and what is gained or lost by others that differ from it in one part."""
+    settings, base = data["settings"], data["base"]
+    yield (
+        f"[{data['suite'].replace('_', '-')}](results/{_PARTS}/{name}), {data['n_prompts']} prompts of "
+        f"{_list(settings['contexts'])} tokens, seed {settings['seed']}; {base}, then the others minus {base}, paired "
+        "by prompt:"
+    )
+    scores = _grid([row for row in data["rows"] if row["policy"] == base], report.score)
+    yield scores + "\n" + "\n".join(_differences(data["rows"]).splitlines()[2:])
 
 
 def _levels(rows: Sequence[Data]) -> Iterator[str]:
@@ -175,7 +224,11 @@ def _holds(rows: Sequence[Data], policy: str, level: float) -> str:
 
 def _differences(rows: Sequence[Data]) -> str:
     compared = [row for row in rows if row["versus_base"]]
-    return _grid(compared, lambda row: "{:+.2f} ({:+.2f} to {:+.2f})".format(*row["versus_base"])) if compared else ""
+    return _grid(compared, lambda row: _difference(row["versus_base"])) if compared else ""
+
+
+def _difference(values: Sequence[float]) -> str:
+    return "{:+.2f} ({:+.2f} to {:+.2f})".format(*values)
 
 
 def _by_task(rows: Sequence[Data]) -> str:

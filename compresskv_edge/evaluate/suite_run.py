@@ -104,16 +104,20 @@ class SuiteRun:
         self.journal = Journal(journal, self._fixed())
 
     def run(
-        self, names: Sequence[str], budgets: Sequence[Budget], report: Callable[[grid.Step], None] = lambda _: None
+        self,
+        names: Sequence[str],
+        budgets: Sequence[Budget],
+        report: Callable[[grid.Step], None] = lambda _: None,
+        base: str = grid.BASE,
     ) -> Result:
-        """Every policy at every budget; with what an earlier run of the same journal has left."""
+        """Every policy at every budget, compared with `base`; with what an earlier run of the same journal has left."""
         with threadpool_limits(self._n_threads):  # NumPy's threads too: policies are scored there
             for player, group in self._players(names):
                 grid.run(player, self.samples, group, budgets, self.journal, self._progress(names, budgets, report))
         summary = {
             **self.header,
             "machine": machine_facts(),
-            **summarise(self._ordered(names), self.samples),
+            **summarise(self._ordered(names), self.samples, base),
         }
         return Result(summary, self.journal.path, vars(self._player.counters))
 

@@ -19,16 +19,16 @@ SPLITS = ("context", "distractors", "set")
 _WEAK = 0.2  # a task that the full cache scores less on measures nothing
 
 
-def summarise(outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> Row:
-    """{"rows": [...], "by_task": [...], "by_context": [...], ..., "heat": {...}}.
+def summarise(outcomes: Sequence[Outcome], samples: Sequence[Sample], base: str = BASE) -> Row:
+    """{"base": ..., "rows": [...], "by_task": [...], "by_context": [...], ..., "heat": {...}}.
 
-    A row has policy, budget, n, score with low and high, of_full and versus_base with theirs ([value, low, high]),
-    n_kept, kv_bytes, prefill_ms, evict_ms, decode_ms and the means of extra measures. heat: mean scores by depth and
-    context. Only samples that every policy and budget has answered are counted: all rows are of the same prompts.
+    A row has policy, budget, n, score with low and high, of_full, versus_base and versus_double with theirs ([value,
+    low, high]; versus_double: the base with twice the budget or the next one above, None without one), n_kept, kv_bytes, prefill_ms, evict_ms, decode_ms and the means of extra measures. base: the policy of versus_base.
+    heat: mean scores by depth and context. Only samples that every policy and budget has answered are counted: all rows are of the same prompts.
     """
     complete = _complete(outcomes)
     splits = {sample.name: sample.split for sample in samples}
-    summary: Row = {"n_prompts": len({o.sample for o in complete}), "rows": _rows(complete)}
+    summary: Row = {"base": base, "n_prompts": len({o.sample for o in complete}), "rows": _rows(complete, base)}
     summary["by_task"] = _split(complete, lambda o: [((s.task,), s.score) for s in o.scores], ("task",))
     for name in SPLITS:
         if len({split.get(name) for split in splits.values()}) > 1:
@@ -56,23 +56,29 @@ def _complete(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [o for o in outcomes if found[o.sample] == len(cells)]
 
 
-def _rows(outcomes: Sequence[Outcome]) -> list[Row]:
+def _rows(outcomes: Sequence[Outcome], base: str) -> list[Row]:
     groups: dict[tuple[str, Any], list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault((outcome.policy, outcome.budget), []).append(outcome)
     scores = {key: {o.sample: counted(o) for o in group} for key, group in groups.items()}
     full = next((by_sample for (policy, _), by_sample in scores.items() if policy == FULL), None)
-    return [
-        {
-            **_scores(key, by_sample),
+    rows = []
+    for (policy, budget), by_sample in scores.items():
+        others = {} if policy in (base, FULL) else {b: found for (name, b), found in scores.items() if name == base}
+        row = {
+            **_scores((policy, budget), by_sample),
             "of_full": _compare(bootstrap.ratio, by_sample, full),
-            "versus_base": None if key[0] in (BASE, FULL) else _compare(
-                bootstrap.paired, by_sample, scores.get((BASE, key[1]))
-            ),
-            **_costs(groups[key]),
+            "versus_base": _compare(bootstrap.paired, by_sample, others.get(budget)),
+            "versus_double": _compare(bootstrap.paired, by_sample, others.get(double(budget, others))),
+            **_costs(groups[policy, budget]),
         }
-        for key, by_sample in scores.items()
-    ]  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def double(budget: Any, budgets: Iterable[Any]) -> Any:
+    """The smallest of the budgets that is twice this one or more; None: there is none."""
+    return min((other for other in budgets if other >= 2 * budget), default=None)
 
 
 def _scores(key: tuple[Any, ...], by_sample: Mapping[str, float]) -> Row:
