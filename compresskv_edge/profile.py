@@ -288,19 +288,6 @@ class Profile(Frozen):
         """The heads that score in each layer, best first: (n_layer, <= settings.n_heads)."""
         return [list(ranking[: self.settings.n_heads]) for ranking in self.heads_ranked]
 
-    def head_weights(self, layer: int) -> tuple[list[int], list[float]]:
-        """Heads of a layer and their semantic retrieval scores, best first, without those below 1 % of the best.
-
-        Equal weights where nothing was measured or no head of the layer retrieves.
-        """
-        heads = list(self.heads_ranked[layer])
-        scores = self.calibration.semantic_scores[layer] if self.calibration is not None else ()
-        best = max(scores, default=0.0)
-        if best == 0.0:
-            return heads, [1.0] * len(heads)
-        used = [head for head in heads if scores[head] >= 0.01 * best]
-        return used, [scores[head] for head in used]
-
 
 def schema_json() -> str:
     """The JSON Schema of a profile, as kept in profiles/schema.json."""

@@ -49,8 +49,8 @@ def test_the_numbers_come_from_one_layer_compressed(calibrated: Profile, demo_mo
     with Engine(demo_model, n_ctx=700, n_threads=1) as engine:
         document = make_documents(Corpus.load(model_name=engine.facts.name), PLAN, engine.count, engine.overhead())[0]
         tokens = engine.tokens(document.ask(document.needles[0], engine.render))
-        weights = [calibrated.head_weights(layer) for layer in range(engine.facts.n_layer)]
-        again, short = curves.asked(engine, tokens, weights), curves.asked(engine, tokens[:40], weights)
+        heads = calibrated.heads_used()
+        again, short = curves.asked(engine, tokens, heads), curves.asked(engine, tokens[:40], heads)
         text = curves._Text(engine, tokens)
         text.follow(2, np.arange(5, 25))
         kept = [engine.llm.kv_kept(layer).tolist() for layer in range(engine.facts.n_layer)]

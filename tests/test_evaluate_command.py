@@ -52,6 +52,15 @@ def test_it_writes_what_it_shows(demo_model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "new" / f"{stem}.jsonl").read_text().splitlines() == lines
 
 
+def test_equal_budgets_are_equal_bytes(demo_model: Path, tmp_path: Path) -> None:
+    """Whatever the window of a policy."""
+    short = ("--contexts", 600, "--depths", 1, "--policies", "compresskv,edge,snapkv", "--budgets", "0.05,0.12")
+    assert run("niah", demo_model, *short, "--profile", "demo", "--tail", 32, "--out", tmp_path).exit_code == 0
+    rows = json.loads((tmp_path / "niah-demo-q8_0.json").read_text())["rows"]
+    for budget in (0.05, 0.12):
+        assert len({(row["kv_bytes"], row["n_kept"]) for row in rows if row["budget"] == budget}) == 1
+
+
 def test_what_llama_cpp_says_is_not_the_users(demo_model: Path, tmp_path: Path) -> None:
     short = ("--contexts", 300, "--depths", 1, "--policies", "streaming_llm", "--budgets", 0.5, "--profile", "none")
     args = ["eval", "niah", demo_model, *short, "--out"]

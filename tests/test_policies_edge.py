@@ -55,17 +55,6 @@ def test_without_curves_it_says_so() -> None:
         policies.get("edge").spread.share(Wish(mean=7, window=4, n_tokens=(100, 100)))
 
 
-def test_heads_count_by_their_weight() -> None:
-    """Head 0 looks at token 2, head 1 at token 9; without pooling the heavier one decides."""
-    rows = np.full((2, 1, 12), 0.01)
-    rows[0, 0, 2], rows[1, 0, 9] = 1.0, 0.9
-    for weights, best in (((), 2), ((1.0, 1.0), 2), ((1.0, 3.0), 9), ((0.0, 1.0), 9)):
-        layer = attending(rows, heads=(0, 1), weights=weights)
-        assert edge.score(layer, 1).mean(axis=0).argmax() == best
-    layer = attending(rows, heads=(1, 0), weights=(1.0, 3.0))
-    assert edge.score(layer, 1).mean(axis=0).argmax() == 2, "weights are those of `heads`, in their order"
-
-
 def _odd_keys() -> Any:
     """The last query looks at tokens 3 to 7; token 12 has a key unlike all others, whom nobody asks for."""
     rows = np.full((1, 1, 20), 1e-3)
@@ -98,7 +87,7 @@ def test_protected_tokens_come_before_the_part_for_later() -> None:
 def test_parts_can_be_set_back_to_the_paper() -> None:
     layers, errors = random_layers(200), [0.1, 0.2, 0.3, 0.4]
     paper = policies.get("compresskv")
-    plain = policies.get("edge:later_share=0:budgets=errors:heads=top")
+    plain = policies.get("edge:later_share=0:budgets=errors")
     budgets = paper.budgets(layers, [200] * 4, 50, window=8, errors=errors)
     assert plain.budgets(layers, [200] * 4, 50, window=8, errors=errors) == budgets
     for a, b in zip(paper.keep_all(layers, budgets, 50, window=8), plain.keep_all(layers, budgets, 50, window=8)):

@@ -46,7 +46,7 @@ ABLATION: Dict[str, List[str]] = {
 }
 PARTS = [
     "--policies",
-    "edge,edge:later_share=0,edge:first=0,edge:heads=top,edge:budgets=errors,edge:budgets=equal,edge:least=8,edge+merge,"
+    "edge,edge:later_share=0,edge:first=0,edge:first=8,edge:budgets=errors,edge:budgets=equal,edge:least=8,edge+merge,"
     "compresskv,cake,keydiff",
     *("--base", "edge", "--budgets", "0.007,0.015,0.03,0.06", "--contexts", "1024,2048"),
     *("--seed", "2"),  # what is kept of edge is decided on these prompts

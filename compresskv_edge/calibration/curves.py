@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import native
-from ..policies.edge import score
+from ..policies.compresskv import score
 from ..policies.keydiff import difference
 from ..policies.layer import Layer
 from ..scoring import pool
@@ -31,16 +31,16 @@ POINTS = (1, 4, 8, 16, 32, 64, 128, 256)
 MAX_STEPS = 8
 
 
-def asked(engine: Engine, prompt: Sequence[int], heads: Sequence[Any]) -> Float64:
+def asked(engine: Engine, prompt: Sequence[int], heads: Sequence[Sequence[int]]) -> Float64:
     """Probability that moves if the prompt's question chose the tokens, summed over the answer: (n_layer, n_points).
 
-    heads: (n_layer,) of (heads, weights), see Profile.head_weights. An answer's first token comes from the full cache
-    in both, so it does not count. Zeros for layers that are not evictable.
+    heads: (n_layer,) those that choose, see Profile.heads_used. An answer's first token comes from the full cache in
+    both, so it does not count. Zeros for layers that are not evictable.
     """
     text = _Text(engine, prompt)
     settings, orders = engine.settings, {}
     for il in engine.measured_layers():
-        scores = pool(score(text.layer(il, *heads[il]), settings.window), settings.kernel, settings.pooling)
+        scores = pool(score(text.layer(il, heads[il]), settings.window), settings.kernel, settings.pooling)
         orders[il] = np.argsort(-scores.mean(axis=0), kind="stable")
     return _curves(text, orders)
 
@@ -74,10 +74,10 @@ class _Text:
         self.forced = [int(token) for token in engine.answer(MAX_STEPS).generated[:-1]]
         self.reference = self.follow()
 
-    def layer(self, il: int, heads: Sequence[int] = (), weights: Sequence[float] = ()) -> Layer:
+    def layer(self, il: int, heads: Sequence[int] = ()) -> Layer:
         """What a policy sees of a layer after the text."""
         keys, queries = self._rows[il]
-        return Layer(il, keys, queries, np.arange(self.n), heads=heads, weights=weights)
+        return Layer(il, keys, queries, np.arange(self.n), heads=heads)
 
     def follow(self, layer: Optional[int] = None, chosen: Optional[Indices] = None) -> List[Logits]:
         """Predictions after the rest and after each token of the answer; `layer` holds `chosen` and the window only."""

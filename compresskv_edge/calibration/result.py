@@ -63,11 +63,6 @@ class Result:
         """The heads that choose the tokens of each layer."""
         return [ranking[: self.settings().n_heads] for ranking in self.heads_ranked()]
 
-    def head_weights(self) -> list[tuple[list[int], list[float]]]:
-        """How the heads of each layer count in policy `edge`, which the curves are measured with."""
-        profile = self.profile()
-        return [profile.head_weights(layer) for layer in range(profile.model.n_layer)]
-
     def error_curves(self) -> Optional[ErrorCurves]:
         """Mean over the documents, None if there were none."""
         if not len(self.state.curves):

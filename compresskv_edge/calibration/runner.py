@@ -9,7 +9,7 @@ curves (curves.py).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -126,9 +126,8 @@ class Runner:
             self._measure_errors(self.documents[i], heads)
             self._save_state()
             self._report("layers")
-        weights = self.result().head_weights() if self.plan.n_curve_documents else []
         for i in range(len(self.state.curves), self.plan.n_curve_documents):
-            self._measure_curves(self.documents[i], weights)
+            self._measure_curves(self.documents[i], heads)
             self._save_state()
             self._report("curves")
         profile = self.result().profile()
@@ -221,14 +220,14 @@ class Runner:
     # third pass, if asked for: error curves
     #
 
-    def _measure_curves(self, document: Document, weights: list[tuple[list[int], list[float]]]) -> None:
+    def _measure_curves(self, document: Document, heads: Sequence[Sequence[int]]) -> None:
         engine, found = self.engine, []
         for needle in document.needles:
             tokens, other = (
                 engine.tokens(document.ask(each, engine.render))
                 for each in (needle, dataclasses.replace(needle, question="?"))
             )
-            asked = curves.asked(engine, tokens, weights)
+            asked = curves.asked(engine, tokens, heads)
             found.append((asked, curves.later(engine, tokens, common_prefix(tokens, other))))
         self.state.curves = np.concatenate([self.state.curves, np.mean(found, axis=0)[None]])
 

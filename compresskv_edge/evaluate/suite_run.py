@@ -128,8 +128,10 @@ class SuiteRun:
             policy = policies.get(name)
             groups.setdefault(policy.own_window, []).append(name)
         yield self._player, groups.pop(0, [])
-        for group in groups.values():
-            llm = open_model(self._setup, self._profile, max(self.plan.contexts), group[0])
+        for window, group in groups.items():
+            # as many free rows as the others, and so as many bytes: a tail holds the window as well
+            setup = replace(self._setup, tail=self._setup.tail - (self._profile.settings.window - window))
+            llm = open_model(setup, self._profile, max(self.plan.contexts), group[0])
             try:
                 prompter = forms.Prompter(llm, forms.choose(llm, self._setup.form))
                 player = Player(llm, prompter, protect_system=self._setup.protect_system)

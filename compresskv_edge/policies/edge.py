@@ -1,4 +1,4 @@
-"""Edge: CompressKV (arXiv:2508.02401) with budgets from error curves, weighted heads and a part for later questions."""
+"""Edge: CompressKV (arXiv:2508.02401) with budgets from error curves and a part for later questions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..knapsack import spend
 from . import compresskv
 from .allocation import Curves, Spread, Wish, uniform
 from .keydiff import difference
-from .layer import Array, Indices, Layer
+from .layer import Array, Indices
 from .policy import Policy
 from .selection import Candidates, Selection, top_k
 
@@ -23,13 +23,11 @@ def policy(
     later_share: float = 0.5,
     first: int = 16,
     budgets: str = "curves",
-    heads: str = "weighted",
 ) -> Policy:
     """Our own variant of CompressKV. Each part can be taken back, to see what it is worth.
 
     budgets: "curves", what each layer costs the answers at several budgets, solved as a knapsack (../knapsack.py);
-    "errors", the paper's; "equal". heads: "weighted", every head by its semantic retrieval score; "top", the paper's
-    first 4, equally. later_share: part of the budget beside the window that goes to tokens whose keys differ from the
+    "errors", the paper's; "equal". later_share: part of the budget beside the window that goes to tokens whose keys differ from the
     others (KeyDiff, arXiv:2504.15364), whatever the question at hand: later ones may need them. first: tokens a layer
     that the question at hand gets before that. window: most recent tokens that stay, as in the paper, where they are no
     more than a quarter of the budget, else `least`, and so many score. Where one model serves several policies, the
@@ -38,24 +36,17 @@ def policy(
     return Policy(
         title="Edge",
         source="none",
-        score=score,
+        score=compresskv.score,
         kernel=5,
         window=window,
         recent=least,
         spread={"curves": by_curves(later_share, first), "errors": Spread(compresskv.share), "equal": uniform}[budgets],
         select=_two_parts(later_share, first),
-        heads="weighted" if heads == "weighted" else "profile",
+        heads="profile",
         curves=budgets == "curves",
         own_window=least,
         decodes=True,
     )
-
-
-def score(layer: Layer, window: int) -> Array:
-    """Rows of the heads, each times its weight, so that their mean is the weighted mean: (n_heads, n - window)."""
-    rows = compresskv.score(layer, window)
-    weights = np.asarray(layer.weights or [1.0] * len(rows), dtype=np.float64)
-    return np.asarray(rows * (weights / weights.mean())[:, None])
 
 
 def by_curves(later_share: float, first: int) -> Spread:

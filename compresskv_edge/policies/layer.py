@@ -30,7 +30,6 @@ class Layer:
     queries: Array  # (H, r, head_dim), of the last r tokens, oldest first
     positions: Indices  # (n,)
     heads: Sequence[int] = ()  # semantic retrieval heads of the profile, best first; empty: all heads
-    weights: Sequence[float] = ()  # how much each of `heads` counts; empty: all the same
     mass: Optional[Array] = None  # (n,) attention that a token got from all queries so far, mean over the heads
     sample: Optional[Array] = None  # (H, s, head_dim) queries spread over the whole prompt
     ends: Optional[Bools] = None  # (n,) a sentence ends with this token

@@ -46,7 +46,7 @@ class Policy:
     keys: bool = True  # they read Layer.k
     sample: bool = False  # they read Layer.sample
     sentences: bool = False  # they read Layer.ends
-    heads: Literal["all", "profile", "weighted"] = "all"  # that score: the profile's best, or all by their scores there
+    heads: Literal["all", "profile"] = "all"  # that score: all, or the profile's best
     curves: bool = False  # `spread` reads the profile's error curves
     own_window: int = 0  # the library's window where it serves this policy alone, shorter than the profile's; 0: that
     native: bool = False  # attention of the window, pooled: csrc/ckv-score.cpp does the same

@@ -41,7 +41,7 @@ _NAMES = (
 )
 
 # options that are words
-_CHOICES = {"pooling": ("avg", "max"), "budgets": ("curves", "errors", "equal"), "heads": ("weighted", "top")}
+_CHOICES = {"pooling": ("avg", "max"), "budgets": ("curves", "errors", "equal")}
 
 POLICIES: Mapping[str, Callable[..., Policy]] = {
     name: importlib.import_module(f".{name}", __package__).policy for name in _NAMES

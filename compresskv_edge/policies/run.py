@@ -278,11 +278,8 @@ class Run:
         """What belongs to the policy and the user, not to the text."""
         profile, which = self.compression.profile, self.policy.heads
         heads: Sequence[int] = profile.heads_used()[layer.index] if which == "profile" else ()
-        weights: Sequence[float] = ()
-        if which == "weighted":
-            heads, weights = profile.head_weights(layer.index)
         protected = np.isin(layer.positions, np.asarray(self.compression.protected, dtype=np.int64))
-        return replace(layer, heads=heads, weights=weights, protected=protected)
+        return replace(layer, heads=heads, protected=protected)
 
     def read_layer(self, llm: Any, il: int) -> Layer:
         """What layer il holds, as arrays."""

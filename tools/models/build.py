@@ -2,8 +2,7 @@
 
 DIR gets the prose, the tokenizer, checkpoints (last.pt, and one a phase) and NAME-{f32,f16,q8_0}.gguf. Needs torch,
 numpy, tokenizers and gguf; for the prose npm, apt-get and dpkg-deb, or its packages in DIR/downloads. Hours of two CPU
-cores: docs/models.md. Where page faults are dear, jemalloc (MALLOC_CONF="dirty_decay_ms:-1,muzzy_decay_ms:-1") and
-OMP_WAIT_POLICY=PASSIVE double the speed.
+cores: docs/models.md. `make models` builds both side by side, with an allocator that keeps its pages.
 """
 
 from __future__ import annotations
