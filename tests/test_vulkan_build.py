@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -22,6 +23,7 @@ def vulkan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "BUILD", tmp_path)
     monkeypatch.setattr(module, "HEADERS", tmp_path / "headers")
+    monkeypatch.setattr(module, "DRIVER", tmp_path / "driver")
     return module
 
 
@@ -65,6 +67,7 @@ def test_the_software_driver_is_named_only_without_a_gpu(
     if given is not None:
         monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", given)
     monkeypatch.setattr(vulkan, "n_devices", lambda env: n_gpus)
+    monkeypatch.setattr(vulkan, "newer_driver", lambda: None)
     assert vulkan.environment().get("GGML_VK_VISIBLE_DEVICES") == want
 
 
@@ -78,3 +81,51 @@ def test_a_command_is_refused_without_a_device(
     monkeypatch.setattr(vulkan, "n_devices", lambda env: 0)
     with pytest.raises(vulkan.VulkanError, match="no Vulkan device"):
         vulkan.run_with_build(["true"])
+
+
+@pytest.mark.parametrize(
+    ("installed", "want"), [("22.3.6-1+deb12u2", 22), ("1:25.0.7-2", 25), ("", None), ("unknown", None)], ids=str
+)
+def test_mesas_version_is_read(
+    installed: str, want: Optional[int], vulkan: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vulkan.shutil, "which", lambda name: name)
+    monkeypatch.setattr(vulkan, "output_of", lambda *command, **options: installed)
+    assert vulkan.driver_version() == want
+
+
+@pytest.mark.parametrize(("version", "n_unpacked"), [(22, 1), (25, 0), (None, 0)], ids=str)
+def test_an_old_software_driver_is_not_used(
+    version: Optional[int], n_unpacked: int, vulkan: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked = []
+
+    def unpack(packages: Any, suite: str, folder: Path, complaint: str) -> None:
+        unpacked.append(folder)
+        (folder / "usr/lib/any").mkdir(parents=True)
+        (folder / "usr/lib/any/libvulkan_lvp.so").touch()
+
+    monkeypatch.setattr(vulkan, "unpack", unpack)
+    monkeypatch.setattr(vulkan, "driver_version", lambda: version)
+    monkeypatch.setattr(vulkan, "n_devices", lambda env: 0)
+    monkeypatch.delenv("GGML_VK_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("VK_ICD_FILENAMES", raising=False)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/before")
+    for _ in range(2):
+        env = vulkan.environment()
+    assert unpacked == [vulkan.DRIVER] * n_unpacked
+    if not n_unpacked:
+        assert "VK_ICD_FILENAMES" not in env
+        return
+    library = json.loads(Path(env["VK_ICD_FILENAMES"]).read_text(encoding="utf-8"))["ICD"]["library_path"]
+    assert Path(library) == vulkan.DRIVER / "usr/lib/any/libvulkan_lvp.so"
+    assert env["LD_LIBRARY_PATH"].split(":") == [str(Path(library).parent), "/before"]
+    monkeypatch.setattr(vulkan, "n_devices", lambda env: 1)  # a GPU has its own driver
+    assert "VK_ICD_FILENAMES" not in vulkan.environment()
+
+
+def test_without_debian_an_old_software_driver_is_refused(vulkan: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vulkan, "driver_version", lambda: 22)
+    monkeypatch.setattr(vulkan, "output_of", lambda *command, **options: "")
+    with pytest.raises(vulkan.VulkanError, match="Mesa 25"):
+        vulkan.newer_driver()

@@ -4,10 +4,12 @@
     python tools/vulkan.py run COMMAND...      run a command with that build; refused without a Vulkan device
 
 The headers of an older distribution lack what llama.cpp uses: those of Debian's next release are unpacked into
-build/vulkan/headers, from the mirror that this machine's own package manager uses. Standard library only.
+build/vulkan/headers, from the mirror that this machine's own package manager uses. So is a software driver of Debian's
+backports in build/vulkan/driver, where the installed one is too old. Standard library only.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -21,10 +23,17 @@ TREE = BUILD / "cmake"
 LIBRARIES = TREE / "bin"
 STOCK = BUILD / "stock"
 HEADERS = BUILD / "headers"
+DRIVER = BUILD / "driver"
 
 PACKAGES = ("mesa-vulkan-drivers", "libvulkan-dev", "glslc", "spirv-headers")
 OLDEST_HEADERS = 309  # VK_HEADER_VERSION that llama.cpp's sources were compiled with here; Debian 12 has 239
 NEXT_RELEASE = "trixie"  # Debian 13
+
+# Mesa 22.3 binds all buffers that a descriptor set ever named, also those that the shader does not use and that were
+# freed since: an eviction frees KV buffers, and ggml uses its sets again. 25.0 does not
+BROKEN_DRIVER = 22
+BACKPORTS = "bookworm-backports"
+DRIVER_PACKAGES = ("mesa-vulkan-drivers", "libdrm2", "libdrm-amdgpu1")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 COUNT = """
@@ -100,19 +109,23 @@ def find_headers():
 
 
 def unpack_newer_headers():
-    """libvulkan-dev of Debian's next release, beside the installed packages: apt works in folders of its own."""
+    """libvulkan-dev of Debian's next release."""
+    complaint = (
+        f"the Vulkan headers are {header_version(system_include())}, llama.cpp needs {OLDEST_HEADERS} (Vulkan 1.4) "
+        "or newer: install LunarG's Vulkan SDK and set VULKAN_SDK, or build on Debian 13"
+    )
+    unpack(["libvulkan-dev"], NEXT_RELEASE, HEADERS, complaint)
+
+
+def unpack(packages, suite, folder, complaint):
+    """Packages of another Debian suite, beside the installed ones: apt works in folders of its own."""
     mirror = output_of("apt-get", "indextargets", "--format", "$(REPO_URI)", "Label: Debian").split()
     if not mirror or not KEYRING.exists():
-        raise VulkanError(
-            f"the Vulkan headers are {header_version(system_include())}, llama.cpp needs {OLDEST_HEADERS} (Vulkan 1.4) "
-            "or newer: install LunarG's Vulkan SDK and set VULKAN_SDK, or build on Debian 13"
-        )
-    state = BUILD / "apt"
-    for folder in (state / "lists" / "partial", state / "cache" / "archives" / "partial", state / "none", HEADERS):
-        folder.mkdir(parents=True, exist_ok=True)
-    (state / "sources.list").write_text(
-        f"deb [signed-by={KEYRING}] {mirror[0]} {NEXT_RELEASE} main\n", encoding="utf-8"
-    )
+        raise VulkanError(complaint)
+    state = BUILD / "apt" / suite
+    for place in (state / "lists" / "partial", state / "cache" / "archives" / "partial", state / "none", folder):
+        place.mkdir(parents=True, exist_ok=True)
+    (state / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror[0]} {suite} main\n", encoding="utf-8")
     places = {
         "Dir::Etc::SourceList": "sources.list",
         "Dir::Etc::SourceParts": "none",
@@ -122,8 +135,36 @@ def unpack_newer_headers():
     options = [part for key, name in places.items() for part in ("-o", f"{key}={state / name}")]
     as_root = ("-o", "APT::Sandbox::User=root")
     run("apt-get", *options, *as_root, "update", "--quiet=2")
-    run("apt-get", *options, *as_root, "download", "--quiet=2", f"libvulkan-dev/{NEXT_RELEASE}", cwd=state)
-    run("dpkg-deb", "--extract", next(state.glob("libvulkan-dev_*.deb")), HEADERS)
+    for package in packages:
+        run("apt-get", *options, *as_root, "download", "--quiet=2", f"{package}/{suite}", cwd=state)
+        run("dpkg-deb", "--extract", next(state.glob(f"{package}_*.deb")), folder)
+
+
+def driver_version():
+    """Mesa's major version as installed; None: not from a Debian package."""
+    found = shutil.which("dpkg-query") and output_of(
+        "dpkg-query", "--show", "--showformat=${Version}", "mesa-vulkan-drivers"
+    )
+    number = re.match(r"(?:\d+:)?(\d+)\.", found or "")
+    return int(number.group(1)) if number else None
+
+
+def newer_driver():
+    """The description of the unpacked software driver, for Vulkan's loader; None: the installed one will do."""
+    version = driver_version()
+    if version is None or version > BROKEN_DRIVER:
+        return None
+    description = DRIVER / "software.json"
+    if not description.exists():
+        complaint = (
+            f"Mesa {version}'s software driver ends the process after an eviction, and this is no Debian, for which a "
+            "newer one is unpacked: install Mesa 25 or newer"
+        )
+        unpack(DRIVER_PACKAGES, BACKPORTS, DRIVER, complaint)
+        library = next(DRIVER.glob("usr/lib/*/libvulkan_lvp.so"))
+        icd = {"file_format_version": "1.0.0", "ICD": {"library_path": str(library), "api_version": "1.3.0"}}
+        description.write_text(json.dumps(icd), encoding="utf-8")
+    return description
 
 
 #
@@ -141,6 +182,7 @@ def settings():
 
 def build(jobs):
     install_packages()
+    newer_driver()
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     run("cmake", *generator, "-S", ROOT, "-B", TREE, *settings(), stdout=subprocess.DEVNULL)
     run("cmake", "--build", TREE, "--target", "all", "stock", "--parallel", jobs)
@@ -151,7 +193,16 @@ def environment():
     env = {**os.environ, "COMPRESSKV_LIB_PATH": str(LIBRARIES), "COMPRESSKV_STOCK_LIB": str(STOCK / "lib")}
     if "GGML_VK_VISIBLE_DEVICES" not in env and n_devices(env) == 0:
         env["GGML_VK_VISIBLE_DEVICES"] = "0"
+        env.update(driver_environment(newer_driver()))
     return env
+
+
+def driver_environment(description):
+    if not description:
+        return {}
+    libraries = json.loads(description.read_text(encoding="utf-8"))["ICD"]["library_path"]
+    path = [str(Path(libraries).parent), os.environ.get("LD_LIBRARY_PATH")]
+    return {"VK_ICD_FILENAMES": str(description), "LD_LIBRARY_PATH": os.pathsep.join(filter(None, path))}
 
 
 def n_devices(env):
