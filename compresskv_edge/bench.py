@@ -156,6 +156,7 @@ def _load(path: Path, plan: Plan, kv_types: tuple[str, str], options: dict[str, 
             type_k=int(_ggml_type(kv_types[0])),
             type_v=int(_ggml_type(kv_types[1])),
             n_gpu_layers=plan.n_gpu_layers,
+            rpc_servers=plan.rpc_servers,
             flash_attn=True,
             rope_freq_scale=1.0,  # said aloud, it allows prompts that are longer than those of the model's training
             swa_full=False,  # as a compressed cache has it

@@ -27,6 +27,7 @@ class Plan:
     """What to measure. Lengths in tokens; `n_threads` None: one a core; `n_gpu_layers` as llama.cpp's, -1: all.
 
     against: types of K and V ("q8_0") that llama.cpp's own cache holds the whole prompt in as well, for comparison.
+    rpc_servers: machines that take layers, as Llama's ("host:port,host:port").
     """
 
     prompt_tokens: int = 8192
@@ -40,6 +41,7 @@ class Plan:
     tail_tokens: int = 512
     n_gpu_layers: int = 0
     against: tuple[str, ...] = ()
+    rpc_servers: str | None = None
 
     @property
     def n_steps(self) -> int:

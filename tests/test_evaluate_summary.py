@@ -25,6 +25,9 @@ RIGHT = {
 }
 
 
+BUDGETS = (0.007, 0.015, 0.03)
+
+
 def outcome(i: int, policy: str, budget: float, score: float, **extra: float) -> Outcome:
     scores = (Score("code" if i % 2 else "pet", score, True, "x", extra),)
     return Outcome(f"s{i}", policy, budget, scores, 1000, 1000 * budget, int(4096 * budget), 50.0, 1.0 + i, 0.5)
@@ -53,7 +56,7 @@ def test_comparisons() -> None:
 
 
 def test_half_of_the_tokens() -> None:
-    cells = {("compresskv", b): "1100" for b in (0.007, 0.015, 0.03)} | {("edge", b): "1110" for b in (0.007, 0.015, 0.03)}
+    cells = {(policy, b): right for policy, right in (("compresskv", "1100"), ("edge", "1110")) for b in BUDGETS}
     outcomes = [outcome(i, *cell, float(right[i])) for cell, right in cells.items() for i in range(4)]
     rows = {(row["policy"], row["budget"]): row for row in summarise(outcomes, SAMPLES)["rows"]}
     assert rows["edge", 0.007]["versus_double"][0] == 0.25  # 1.5 % is the next one above 1.4

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from rpc_servers import free_port, server
 
-from compresskv_edge import Llama, native, rpc
+from compresskv_edge import Llama, bench, native, rpc
+from compresskv_edge.bench_result import Plan
 from compresskv_edge.errors import EngineError
 
 PROMPT = "The survey confirms the limits of the first experiment, and no further comment is made. " * 30
@@ -120,6 +121,15 @@ def test_an_eviction_moves_scores_and_indices_not_the_cache(
     assert received <= scores + 16384, "more than one float a token and layer came to the host"
     assert received >= scores // 2, "the scores did not come over the network: nothing was measured"
     assert sent < cache / 4, "the cache itself was sent"
+
+
+def test_the_benchmark_measures_servers(demo_model: Path, servers: str, proxies: list[Proxy]) -> None:
+    plan = Plan(300, 64, 8, repeats=1, n_threads=1, tail_tokens=48, n_gpu_layers=-1, rpc_servers=servers)
+    before = [proxy.to_server for proxy in proxies]
+    result = bench.run(demo_model, plan)
+    assert len(result.compressed.decode_ms) == 1
+    weights = demo_model.stat().st_size
+    assert sum(proxy.to_server - b for proxy, b in zip(proxies, before)) > 2.5 * weights, "three models on the servers"
 
 
 def test_a_server_that_dies_is_an_error(demo_model: Path) -> None:

@@ -138,9 +138,11 @@ def inputs(graphs_of_phase: list[Any]) -> set[str]:
 def test_graphs_are_divided_as_stocks(n_layers: int, type_kv: str, elsewhere: Options, demo_model: Path) -> None:
     where = {**elsewhere, "n_gpu_layers": n_layers, "type_k": TYPES[type_kv], "type_v": TYPES[type_kv]}
     stock, ours = graphs(demo_model, where), graphs(demo_model, {**where, **PROFILE})
+    # a device that multiplies long batches for the CPU's layers has their queries, and the ring of these is on the CPU
+    queries = {f"Qcur-{il}" for il in range(N_LAYER + 1 - n_layers)}
     for phase in ("prompt", "token", "batch"):
         assert divisions(ours[phase]) == divisions(stock[phase]), phase
-        assert inputs(ours[phase]) - inputs(stock[phase]) <= {"ckv_tap_rows"}, phase
+        assert inputs(ours[phase]) - inputs(stock[phase]) <= {"ckv_tap_rows", *queries}, phase
     whole = divisions(stock["prompt"]) | divisions(stock["token"])
     assert all(len(division) > 1 for division in whole), "nothing ran on another device"
 

@@ -3,7 +3,7 @@
     python tools/measure_policies.py demo|judge [SUITE ...] [--ablation] [--out build/results]
 
 Runs `compresskv eval` for each suite on one thread; what was stopped goes on, and what is finished is read from the
-journals in --out. The tables go to docs/results, those of --ablation (edge less one part each) to docs/results/ablation.
+journals in --out. The tables go to docs/results, those of --ablation (edge less one part each) to its folder ablation.
 """
 
 import argparse

@@ -9,7 +9,7 @@ that was all but impossible.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, List, Optional
+from typing import List, Optional
 
 import numpy as np
 import numpy.typing as npt

@@ -55,6 +55,12 @@ def bench_command(
         str, typer.Option(help="Measure llama.cpp's cache in these types as well.", **kinds(bench.KV_TYPES))
     ] = "",
     gpu_layers: Annotated[int, typer.Option(help="Layers on the GPU, as in llama.cpp; -1: all.")] = 0,
+    rpc_servers: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="HOST:PORT,...", help="Machines that take layers (with --gpu-layers).", show_default="none"
+        ),
+    ] = None,
     profile: Annotated[
         Optional[str], typer.Option(help="Profile: a file or a shipped name.", show_default="an uncalibrated one")
     ] = None,
@@ -71,6 +77,7 @@ def bench_command(
     common = Plan(
         decode_tokens=decode_tokens, repeats=repeats, prefill_repeats=prefill_repeats, n_threads=threads,
         type_k=type_k, type_v=type_v, tail_tokens=tail, n_gpu_layers=gpu_layers, against=tuple(names(against)),
+        rpc_servers=rpc_servers,
     )  # fmt: skip
     plans = bench_grid.plans(common, numbers(prompt_tokens), numbers(budget))
     loaded = None if profile is None else Profile.load(profile)

@@ -4,7 +4,7 @@
 
 Whatever lies in the folder gets a section: runs of `compresskv eval`, and the other measurements of this project.
 summary.txt, which people write, comes first. Figures lie beside the JSON files that they are drawn from. Runs in the
-folder `ablation` compare a policy with itself less one part; they are shown after the others, by their differences only.
+folder `ablation` compare a policy with itself less one part; they come after the others, by their differences only.
 """
 
 from __future__ import annotations
@@ -129,14 +129,15 @@ def _halves(runs: Sequence[Data]) -> Iterator[str]:
     budgets = sorted({row["budget"] for _, rows in found for row in rows})
     if not budgets:
         return
-    pairs = {budget: double(budget, _budgets_of(runs[0]["rows"], runs[0]["base"])) for budget in budgets}
+    base = runs[0]["base"]
+    pairs = {budget: double(budget, _budgets_of(runs[0]["rows"], base)) for budget in budgets}
     columns = [f"{percent(budget)} for {percent(twice)}" for budget, twice in pairs.items()]
-    yield f"{_VARIANT} minus {runs[0]['base']} with twice the tokens, paired by prompt, and the ratio of their KV bytes:"
+    yield f"{_VARIANT} minus {base} with twice the tokens, paired by prompt, and the ratio of their KV bytes:"
     lines = []
     for run, rows in found:
         bytes_of = {(row["policy"], row["budget"]): row["kv_bytes"] for row in run["rows"]}
         cells = {row["budget"]: _difference(row["versus_double"]) for row in rows}
-        ratios = {b: bytes_of[_VARIANT, b] / bytes_of[run["base"], pairs[b]] for b in cells}
+        ratios = {b: bytes_of[_VARIANT, b] / bytes_of[base, pairs[b]] for b in cells}
         lines.append([run["suite"].replace("_", "-"), *(f"{cells[b]}; {ratios[b]:.2f}" for b in budgets)])
     yield markdown_table(["suite", *columns], lines)
 

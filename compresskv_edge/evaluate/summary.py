@@ -23,8 +23,10 @@ def summarise(outcomes: Sequence[Outcome], samples: Sequence[Sample], base: str 
     """{"base": ..., "rows": [...], "by_task": [...], "by_context": [...], ..., "heat": {...}}.
 
     A row has policy, budget, n, score with low and high, of_full, versus_base and versus_double with theirs ([value,
-    low, high]; versus_double: the base with twice the budget or the next one above, None without one), n_kept, kv_bytes, prefill_ms, evict_ms, decode_ms and the means of extra measures. base: the policy of versus_base.
-    heat: mean scores by depth and context. Only samples that every policy and budget has answered are counted: all rows are of the same prompts.
+    low, high]; versus_double: the base with twice the budget or the next one above, None without one), n_kept,
+    kv_bytes, prefill_ms, evict_ms, decode_ms and the means of extra measures. base: the policy of versus_base. heat:
+    mean scores by depth and context. Only samples that every policy and budget has answered are counted: all rows are
+    of the same prompts.
     """
     complete = _complete(outcomes)
     splits = {sample.name: sample.split for sample in samples}

@@ -27,11 +27,11 @@ def policy(
     """Our own variant of CompressKV. Each part can be taken back, to see what it is worth.
 
     budgets: "curves", what each layer costs the answers at several budgets, solved as a knapsack (../knapsack.py);
-    "errors", the paper's; "equal". later_share: part of the budget beside the window that goes to tokens whose keys differ from the
-    others (KeyDiff, arXiv:2504.15364), whatever the question at hand: later ones may need them. first: tokens a layer
-    that the question at hand gets before that. window: most recent tokens that stay, as in the paper, where they are no
-    more than a quarter of the budget, else `least`, and so many score. Where one model serves several policies, the
-    window is theirs at least.
+    "errors", the paper's; "equal". later_share: part of the budget beside the window that goes to tokens whose keys
+    differ from the others (KeyDiff, arXiv:2504.15364), whatever the question at hand: later ones may need them. first:
+    tokens a layer that the question at hand gets before that. window: most recent tokens that stay, as in the paper,
+    where they are no more than a quarter of the budget, else `least`, and so many score. Where one model serves several
+    policies, the window is theirs at least.
     """
     return Policy(
         title="Edge",

@@ -117,8 +117,8 @@ class Run:
         exact = sums.pop("exact") / max(1.0, sums.pop("asked"))
         losses = " ".join(f"{k} {v / n:.3f}" for k, v in sums.items())
         print(
-            f"{self.spec.name}: {phase.name} {self.step}/{phase.n_step} exact {exact:.3f} {losses} {self.n_token / 1e6:.2f} M tokens "
-            f"{self.seconds / 60:.1f} min",
+            f"{self.spec.name}: {phase.name} {self.step}/{phase.n_step} exact {exact:.3f} {losses} "
+            f"{self.n_token / 1e6:.2f} M tokens {self.seconds / 60:.1f} min",
             flush=True,
         )
 
