@@ -26,7 +26,7 @@ from compresskv_edge import Llama
 from compresskv_edge.demo import model_path
 
 FOLDER = Path(__file__).parent / "models"
-sys.path.append(str(FOLDER.parents[1] / "tools" / "models"))
+sys.path.insert(0, str(FOLDER.parents[1] / "tools" / "models"))
 
 import evict  # noqa: E402
 import gguf_copy  # noqa: E402
