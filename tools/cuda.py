@@ -135,6 +135,7 @@ def settings(nvcc, arch):
     if cublas:
         include, lib = cublas
         yield f"-DCMAKE_CUDA_FLAGS=-isystem {include}"
+        yield f"-DCMAKE_EXE_LINKER_FLAGS=-Wl,-rpath-link,{lib}"  # libggml-cuda needs it, whoever links with that
         for name in ("cublas", "cublasLt"):
             yield f"-DCUDA_{name}_LIBRARY={next(lib.glob(f'lib{name}.so.*'))}"
 
