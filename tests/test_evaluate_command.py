@@ -52,6 +52,12 @@ def test_it_writes_what_it_shows(demo_model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "new" / f"{stem}.jsonl").read_text().splitlines() == lines
 
 
+def test_a_base_that_is_not_measured(demo_model: Path, tmp_path: Path) -> None:
+    result = run("niah", demo_model, *SHORT, "--base", "snapkv", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "add it to" in result.output
+
+
 def test_equal_budgets_are_equal_bytes(demo_model: Path, tmp_path: Path) -> None:
     """Whatever the window of a policy."""
     short = ("--contexts", 600, "--depths", 1, "--policies", "compresskv,edge,snapkv", "--budgets", "0.05,0.12")

@@ -88,6 +88,8 @@ def eval_command(
 
     logs.route_llama_cpp()
     names = _policy_names(policies)
+    if base not in (*names, BASE):
+        raise typer.BadParameter(f"{base!r} is not measured: add it to --policies", param_hint="--base")
     amounts = [parse_budget(text) for text in _items(budgets)]
     suite_run.check(names, amounts)
     plan = Plan(
