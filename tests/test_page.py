@@ -27,6 +27,25 @@ for (const kind of ["dragenter", "dragover", "drop"])
   document.body.dispatchEvent(new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
 """
 
+LATE_LOOKS = """
+const { fetch } = window;
+const pause = (ms) => new Promise((resume) => setTimeout(resume, ms));
+let asked;
+window.late = 0;
+window.fetch = async (path, options) => {
+  if (path.endsWith("chat/completions")) {
+    asked = options.headers["X-Request-Id"];
+    await pause(500);
+  }
+  if (path.endsWith("kept")) await pause(2000);
+  if (!path.endsWith("slots")) return fetch(path, options);
+  await pause(1000);
+  window.late += 1;
+  const slot = { request_id: asked, state: "answer", n_decoded: 1, n_generated: 1 };
+  return Response.json({ slots: [{ ...slot, kv_bytes: 1, kv_bytes_full: 2, kv_bytes_stock: 3 }] });
+};
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -133,6 +152,15 @@ def test_load_ask_meter_save_reload(page, document):
     page.ask(QUESTION)
     assert "4817" in page.answers()[1]
     assert errors(page) == []
+
+
+def test_a_late_look_at_the_slots_does_not_cover_the_answer(page, document):
+    page.load(document)
+    page.chrome.execute_script(LATE_LOOKS)
+    page.ask(QUESTION)
+    assert page.chrome.execute_script("return window.late") > 0
+    assert " instead of " in page("meter").get_attribute("aria-valuetext")
+    assert page.text("status").startswith("Done")
 
 
 def test_a_dropped_document_and_one_taken_back(page):

@@ -42,7 +42,8 @@ async function ask(question) {
 
 async function stream(request, answer) {
   const id = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
-  const watch = setInterval(() => look(id), LOOK_EVERY_MS);
+  const watching = new AbortController();
+  const watch = setInterval(() => look(id, watching.signal), LOOK_EVERY_MS);
   say("Reading …");
   let first = null;
   try {
@@ -55,12 +56,13 @@ async function stream(request, answer) {
     }
   } finally {
     clearInterval(watch);
+    watching.abort(); // a late reply must not cover what `settle` shows
   }
 }
 
-async function look(id) {
-  const { slots, waiting } = await api.json("extras/slots").catch(() => ({ slots: [] }));
-  if (!running) return;
+async function look(id, signal) {
+  const { slots, waiting } = await api.json("extras/slots", { signal }).catch(() => ({ slots: [] }));
+  if (signal.aborted) return;
   const slot = slots.find((each) => each.request_id === id);
   if (slot) say(meter.live(slot) || "Reading …");
   else if (waiting) say("Waiting for a slot …");
