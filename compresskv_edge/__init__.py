@@ -41,9 +41,9 @@ def __getattr__(name: str) -> Any:
 
 
 def _offer_library() -> None:
-    from .native import offer_library
+    from .library import offer
 
-    offer_library()
+    offer()
 
 
 _offer_library()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
-from . import __version__, logs, machine, native, plan
+from . import __version__, library, logs, machine, plan
 from .compression import free_bytes
 from .errors import LibraryError
 from .sizes import ModelSizes
@@ -111,9 +111,9 @@ def examine(model_path: str | os.PathLike[str] | None = None, budget: int = BUDG
 
 def _build() -> tuple[Build | None, str]:
     try:
-        folder = native.library_dir()  # says best what is wrong
+        folder = library.folder()  # says best what is wrong
         logs.route_llama_cpp()
-        version = native.version()
+        version = library.version()
         return Build(version, str(folder), _cpu_features(), devices()), ""
     except (LibraryError, ImportError, OSError, RuntimeError) as error:
         return None, f"the library cannot be used: {error}"
@@ -121,8 +121,8 @@ def _build() -> tuple[Build | None, str]:
 
 def devices() -> tuple[Device, ...]:
     """What ggml can compute on, in its order. Raises LibraryError."""
-    native.library()
-    ffi, lib = native.ggml(_GGML)
+    library.load()
+    ffi, lib = library.ggml(_GGML)
     return tuple(_device(ffi, lib, lib.ggml_backend_dev_get(i)) for i in range(lib.ggml_backend_dev_count()))
 
 

@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 from typing import Any, Generator, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
-from . import native, rpc
+from . import library, native, rpc
 
-native.offer_library()
+library.offer()
 
 import llama_cpp as llama_cpp  # noqa: E402  (after the environment names our library; others import it from here)
 import numpy as np  # noqa: E402
@@ -110,7 +110,7 @@ class Llama(Conversation, llama_cpp.Llama):
             EngineError: a server of `rpc_servers` does not answer.
             ValueError: as `llama_cpp.Llama`.
         """
-        native.library()
+        library.load()
         self._rpc_servers = rpc.add_servers(rpc_servers)
         self._n_lost = rpc.n_lost()
         if kv_profile is None and kv_policy != "compresskv":

@@ -10,7 +10,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any, TextIO
 
-from . import native
+from . import library
 
 # enum ggml_log_level as in ggml.h (the binding's own table is of an older one); its INFO is for programmers
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
@@ -92,7 +92,7 @@ class _Lines:
 @functools.lru_cache(maxsize=1)
 def route_llama_cpp() -> None:
     """Send llama.cpp's log to logging from now on, whatever `verbose` says. Loads the library; once is enough."""
-    native.offer_library()
+    library.offer()
     import llama_cpp
 
     lines = _Lines()

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import __version__, native
+from . import __version__, library
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
@@ -25,7 +25,7 @@ def machine_facts() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "compresskv_edge": __version__,
-        "library": native.version(),
+        "library": library.version(),
     }
 
 

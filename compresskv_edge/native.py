@@ -1,35 +1,16 @@
-"""The native library: find it, load it, check that it is ours, and call it (csrc/ckv.h) through cffi.
-
-`llama_cpp` loads the library that LLAMA_CPP_LIB_PATH names when it is first imported. Importing compresskv_edge sets
-that variable; `library()` then makes sure that the binding did load our build, of the version that it was made for.
-"""
+"""The calls of the native library (csrc/ckv.h) through cffi; library.py finds and loads it."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
-import os
-import re
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Optional, Sequence
 
-import cffi
 import numpy as np
 import numpy.typing as npt
 
-from . import __version__
-from .errors import BudgetError, CompressKVError, EngineError, LibraryError, UnsupportedModelError
+from . import library
+from .errors import BudgetError, CompressKVError, EngineError, UnsupportedModelError
 
-BINDING_VERSION = "0.3.36"  # the llama-cpp-python whose llama.cpp we build; vendor/llama_cpp.pin has its checksum
-
-_PACKAGE = Path(__file__).parent
-_NAMES = {"win32": "llama.dll", "darwin": "libllama.dylib"}
-# ggml's API. Windows looks for a name in the one library that it is asked for, others also in what that needs
-_GGML_NAMES = {"win32": ("ggml-base.dll", "ggml.dll"), "darwin": ("libggml.dylib",)}
-_LOADER = "size_t ggml_backend_reg_count(void); void ggml_backend_load_all_from_path(const char * path);"
 _POOLING = {"avg": 0, "max": 1}
 _REDUCE = {"sum": 0, "max": 1}
 
@@ -47,144 +28,15 @@ Float32 = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 
-#
-# find, load, check
-#
-
-
-def library_dir() -> Path:
-    """The folder with our libllama. COMPRESSKV_LIB_PATH overrides it, to try another build.
-
-    Raises LibraryError if there is none.
-    """
-    override = os.environ.get("COMPRESSKV_LIB_PATH")
-    # an editable install keeps Python in the checkout and the libraries in another entry of the package's path
-    places = [Path(override)] if override else [Path(root) / "lib" for root in sys.modules[__package__].__path__]
-    for place in places:
-        if (place / _NAMES.get(sys.platform, "libllama.so")).exists():
-            return place
-    raise LibraryError(
-        f"no libllama in {', '.join(map(str, places))}: install the package (pip install .), which compiles it"
-    )
-
-
-def offer_library() -> None:
-    """Let the first `import llama_cpp` of this process load our build; does nothing if it was imported already."""
-    if "llama_cpp" in sys.modules:
-        return
-    with contextlib.suppress(LibraryError, OSError):  # library() says it when the library is needed
-        os.environ["LLAMA_CPP_LIB_PATH"] = str(library_dir())
-        load_backends()
-
-
-def load_backends() -> None:
-    """Where ggml's backends are files of their own, as in wheels: load the best one of each kind for this machine.
-
-    llama.cpp itself looks for them beside the program, which is Python, and llama_cpp does not load them.
-    """
-    folder = library_dir()
-    if not has_variants(folder):
-        return
-    _, lib = ggml(_LOADER)
-    if lib.ggml_backend_reg_count() == 0:
-        lib.ggml_backend_load_all_from_path(str(folder).encode())
-
-
-def has_variants(folder: Path) -> bool:
-    """Whether the CPU's code is there several times, for CPUs of different abilities (GGML_CPU_ALL_VARIANTS)."""
-    return any(folder.glob("*ggml-cpu-*"))
-
-
-def ggml(declarations: str) -> tuple[Any, Any]:
-    """(ffi, lib) for C declarations of ggml's own API, which the binding lacks, in the library that llama.cpp uses."""
-    ffi = cffi.FFI()
-    ffi.cdef(declarations)
-    folder = library_dir()
-    names = _GGML_NAMES.get(sys.platform, ("libggml.so",))
-    return ffi, Together([ffi.dlopen(str(folder / name)) for name in names])
-
-
-class Together:
-    """Several libraries as one: each function from the first that has it."""
-
-    def __init__(self, libraries: Sequence[Any]) -> None:
-        self._libraries = libraries
-
-    def __getattr__(self, name: str) -> Any:
-        for library in self._libraries:
-            with contextlib.suppress(AttributeError):
-                return getattr(library, name)
-        raise AttributeError(f"no library has {name}")
-
-
-@functools.lru_cache(maxsize=1)
-def library() -> tuple[Any, Any]:
-    """(ffi, lib): the C API of csrc/ckv.h, from the very library that llama_cpp uses.
-
-    Raises LibraryError if llama_cpp loaded another one, or ours is of another version.
-    """
-    ours = library_dir()
-    import llama_cpp
-
-    loaded = Path(llama_cpp.llama_cpp._lib._name).resolve()
-    if loaded.parent != ours.resolve():
-        raise LibraryError(
-            f"llama_cpp has loaded {loaded}, not the library of compresskv_edge in {ours}: "
-            "import compresskv_edge before llama_cpp"
-        )
-    if llama_cpp.__version__ != BINDING_VERSION:
-        raise LibraryError(
-            f"llama-cpp-python is {llama_cpp.__version__}, compresskv_edge is built for {BINDING_VERSION}: "
-            f"pip install llama-cpp-python=={BINDING_VERSION}"
-        )
-    ffi = cffi.FFI()
-    ffi.cdef(_declarations())
-    lib = ffi.dlopen(str(loaded))
-    _check_version(ffi, lib, loaded)
-    load_backends()  # if llama_cpp was imported before us
-    return ffi, lib
-
-
-def _header() -> bytes:
-    return (_PACKAGE / "csrc" / "ckv.h").read_bytes()
-
-
-def _declarations() -> str:
-    """csrc/ckv.h as cffi reads it: without preprocessor lines and linkage."""
-    header = _header().decode()
-    header = re.sub(r'^#.*$|^extern "C" \{$|^\}$|LLAMA_API', "", header, flags=re.MULTILINE)
-    types = "typedef int32_t llama_pos; typedef int32_t llama_seq_id; struct llama_model; struct llama_context;"
-    return types + header
-
-
-def _check_version(ffi: Any, lib: Any, path: Path) -> None:
-    try:
-        found = ffi.string(lib.llama_ckv_version()).decode()
-    except AttributeError:
-        raise LibraryError(f"{path} is a stock llama.cpp: reinstall compresskv_edge (pip install .)") from None
-    expected = f"{__version__} ", f" header {hashlib.sha256(_header()).hexdigest()}"
-    if not (found.startswith(expected[0]) and found.endswith(expected[1])):
-        raise LibraryError(
-            f"{path} is {found!r}, this is compresskv_edge {__version__} with {expected[1].strip()}: "
-            "reinstall the package (pip install .)"
-        )
-
-
-def version() -> str:
-    """Version of the library: "<compresskv_edge> llama.cpp <upstream version> <commit> header <SHA-256 of ckv.h>"."""
-    ffi, lib = library()
-    return str(ffi.string(lib.llama_ckv_version()).decode())
-
-
 def last_error() -> str:
     """The sentence of this thread's last failed call, "" if none failed."""
-    ffi, lib = library()
+    ffi, lib = library.load()
     return str(ffi.string(lib.llama_ckv_last_error()).decode())
 
 
 def _call(name: str, *args: Any) -> int:
     """Call llama_ckv_<name>; a negative status becomes the exception that belongs to it."""
-    _, lib = library()
+    _, lib = library.load()
     status = int(getattr(lib, f"llama_ckv_{name}")(*args))
     if status < 0:
         raise _ERRORS.get(status, EngineError)(last_error())
@@ -214,7 +66,7 @@ def check_model(model: int) -> None:
 
 def model_layers(model: int, n_layer: int) -> list[Layer]:
     """Shapes of all layers of a model (llama_model *)."""
-    ffi, _ = library()
+    ffi, _ = library.load()
     out = ffi.new("struct llama_ckv_layer *")
     layers = []
     for il in range(n_layer):
@@ -228,7 +80,7 @@ def attach(model: int, heads: Sequence[Sequence[int]], *, window: int, kernel: i
 
     heads: per layer, the query heads that score. Raises UnsupportedModelError or EngineError.
     """
-    ffi, _ = library()
+    ffi, _ = library.load()
     n_heads = max(map(len, heads))
     padded = [[*map(int, row), *[-1] * (n_heads - len(row))] for row in heads]
     flat = ffi.new("int32_t[]", [h for row in padded for h in row])
@@ -270,7 +122,7 @@ def reserve(ctx: int, budgets: Sequence[int], seq_id: int = 0) -> None:
 
 
 def _compress(name: str, ctx: int, budgets: Sequence[int], *args: int, seq_id: int = 0) -> None:
-    ffi, _ = library()
+    ffi, _ = library.load()
     _call(name, _context(ctx), seq_id, ffi.new("int32_t[]", [int(b) for b in budgets]), *args)
 
 
@@ -281,7 +133,7 @@ def rebase(ctx: int, n_max: int, seq_id: int = 0) -> int:
 
 def protect(ctx: int, positions: Sequence[int], seq_id: int = 0) -> None:
     """Never evict the tokens at these positions; they count in the budgets. Replaces an earlier set."""
-    ffi, _ = library()
+    ffi, _ = library.load()
     _call("protect", _context(ctx), seq_id, ffi.new("llama_pos[]", [int(p) for p in positions]), len(positions))
 
 
@@ -291,7 +143,7 @@ def keep(ctx: int, kept: Sequence[Sequence[int] | npt.NDArray[np.integer]], seq_
     kept: per layer, ascending indices into `positions(ctx, layer)` with the window among them; empty where the layer
     is not evictable.
     """
-    ffi, _ = library()
+    ffi, _ = library.load()
     flat = np.ascontiguousarray(np.concatenate([np.asarray(row, dtype=np.int32) for row in kept]), dtype=np.int32)
     lengths = ffi.new("int32_t[]", [len(row) for row in kept])
     _call("keep", _context(ctx), seq_id, ffi.cast("int32_t *", flat.ctypes.data), lengths)
@@ -299,7 +151,7 @@ def keep(ctx: int, kept: Sequence[Sequence[int] | npt.NDArray[np.integer]], seq_
 
 def choose(ctx: int, budgets: Sequence[int], n_guide: int = 0, seq_id: int = 0) -> list[Indices]:
     """What compress, or with n_guide > 0 compress_guided, would keep: as `keep` takes it. Nothing changes."""
-    ffi, _ = library()
+    ffi, _ = library.load()
     flat = np.empty(sum(max(int(b), 0) for b in budgets), dtype=np.int32)
     lengths = np.zeros(len(budgets), dtype=np.int32)
     _call(
@@ -329,7 +181,7 @@ class Stats:
 
 def stats(ctx: int) -> Stats:
     """Sizes and counts of a context's cache."""
-    ffi, _ = library()
+    ffi, _ = library.load()
     out = ffi.new("struct llama_ckv_stats *")
     _call("get_stats", _context(ctx), out)
     return Stats(**{name: getattr(out, name) for name in Stats.__dataclass_fields__})
@@ -348,7 +200,7 @@ class SeqStats:
 
 def seq_stats(ctx: int, seq_id: int = 0) -> SeqStats:
     """Counts of one sequence."""
-    ffi, _ = library()
+    ffi, _ = library.load()
     out = ffi.new("struct llama_ckv_seq_stats *")
     _call("get_seq_stats", _context(ctx), seq_id, out)
     return SeqStats(**{name: getattr(out, name) for name in SeqStats.__dataclass_fields__})
@@ -365,7 +217,7 @@ class Memory:
 
 def memory(ctx: int) -> Memory:
     """What a context has allocated, with or without a profile."""
-    ffi, _ = library()
+    ffi, _ = library.load()
     out = ffi.new("struct llama_ckv_memory *")
     _call("get_memory", _context(ctx), out)
     return Memory(**{name: getattr(out, name) for name in Memory.__dataclass_fields__})
@@ -373,7 +225,7 @@ def memory(ctx: int) -> Memory:
 
 def positions(ctx: int, layer: int, seq_id: int = 0) -> Indices:
     """Positions of the tokens that a layer holds, ascending: (n,)."""
-    ffi, _ = library()
+    ffi, _ = library.load()
     n = _call("positions", _context(ctx), seq_id, layer, ffi.NULL, 0)
     out = np.empty(n, dtype=np.int32)
     _call("positions", _context(ctx), seq_id, layer, ffi.cast("int32_t *", out.ctypes.data), n)
@@ -391,7 +243,7 @@ def read_queries(ctx: int, layer: int, shape: Layer, n: int, seq_id: int = 0) ->
     n: up to the observation window, or to what `keep_queries` keeps. Scaled so that the logits are
     q k^T / sqrt(head_dim); in the cache's rotated basis if the cache is quantised.
     """
-    ffi, _ = library()
+    ffi, _ = library.load()
     out = np.empty((shape.n_head, n, shape.head_dim_k), dtype=np.float32)
     _call("read_queries", _context(ctx), seq_id, layer, n, ffi.cast("float *", out.ctypes.data))
     return out
@@ -399,7 +251,7 @@ def read_queries(ctx: int, layer: int, shape: Layer, n: int, seq_id: int = 0) ->
 
 def read_kv(ctx: int, layer: int, shape: Layer, seq_id: int = 0) -> tuple[Float32, Float32]:
     """Keys and values of a layer, dequantised, in the order of `positions`: (n_head_kv, n, head_dim) each."""
-    ffi, _ = library()
+    ffi, _ = library.load()
     n = len(positions(ctx, layer, seq_id))
     k = np.empty((shape.n_head_kv, n, shape.head_dim_k), dtype=np.float32)
     v = np.empty((shape.n_head_kv, n, shape.head_dim_v), dtype=np.float32)
@@ -421,7 +273,7 @@ def write_kv(
     rows: (n_rows,) ascending indices into `positions(ctx, layer)`. k, v: (n_head_kv, n_rows, head_dim); None: they
     stay. A sequence that shares rows with a fork gets a copy of its own first. Raises EngineError.
     """
-    ffi, _ = library()
+    ffi, _ = library.load()
     for name, array, head_dim in (("k", k, shape.head_dim_k), ("v", v, shape.head_dim_v)):
         want = (shape.n_head_kv, len(rows), head_dim)
         if array is not None and array.shape != want:
@@ -440,7 +292,7 @@ def scores(ctx: int, layer: int, reduce: str = "sum") -> Float32:
 
     reduce: "sum" over the queries and mean over the heads that score, or "max" over both.
     """
-    ffi, _ = library()
+    ffi, _ = library.load()
     out = np.empty(len(positions(ctx, layer)), dtype=np.float32)
     _call("scores", _context(ctx), 0, layer, _REDUCE[reduce], ffi.cast("float *", out.ctypes.data))
     return out
@@ -457,7 +309,7 @@ def select_tokens(
     pooling: str = "avg",
 ) -> Indices:
     """`compresskv_edge.scoring.select_tokens`, done by the library: same arguments, same result, same errors."""
-    ffi, _ = library()
+    ffi, _ = library.load()
     if q_window.ndim != 3 or k.ndim != 3 or q_window.shape[1] != window or q_window.shape[2] != k.shape[2]:
         raise ValueError(
             f"expected q_window (n_head, window={window}, head_dim) and k (n_head_kv, n_tokens, head_dim), "
@@ -491,6 +343,6 @@ def _context(ctx: int) -> Any:
 
 def _pointer(kind: str, address: Any) -> Any:
     """A pointer of llama_cpp (int or ctypes.c_void_p) as cffi has it."""
-    ffi, _ = library()
+    ffi, _ = library.load()
     value: Optional[int] = getattr(address, "value", address)
     return ffi.cast(kind, value or 0)

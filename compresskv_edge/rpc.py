@@ -14,7 +14,7 @@ import os
 import socket
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from . import native
+from . import library
 from .errors import EngineError, LibraryError
 
 log = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ def _check_free(host: str, port: int) -> None:
 
 
 def _binding() -> Any:
-    import llama_cpp  # after native.library() has checked it
+    import llama_cpp  # after library.load() has checked it
 
     return llama_cpp.llama_cpp
 
@@ -189,8 +189,8 @@ def _binding() -> Any:
 @functools.lru_cache(maxsize=1)
 def _ggml() -> Tuple[Any, Any]:
     """(ffi, lib) of ggml's device registry, from the library that llama_cpp uses."""
-    native.library()
-    return native.ggml(_DECLARATIONS)
+    library.load()
+    return library.ggml(_DECLARATIONS)
 
 
 def _function(name: str, kind: str) -> Any:

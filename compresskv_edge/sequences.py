@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set, Tuple, Type, Union
 
-from . import native
+from . import library, native
 
-native.offer_library()
+library.offer()
 
 import llama_cpp  # noqa: E402  (after the environment names our library)
 

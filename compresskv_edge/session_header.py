@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from pydantic import BaseModel, ConfigDict
 
-from . import __version__, native
+from . import __version__, library
 from .gguf_file import GGUF
 from .policies.run import DEFAULT, attached_profile
 from .protection import N_SINKS
@@ -92,7 +92,7 @@ def describe(llm: Llama) -> Header:
 
 def _llama_cpp_version() -> str:
     """ "llama.cpp <version> <commit>": the layout of the state is upstream's."""
-    return native.version().partition(" ")[2].partition(" header ")[0]
+    return library.version().partition(" ")[2].partition(" header ")[0]
 
 
 def _hash_profile(profile: Any) -> Optional[str]:

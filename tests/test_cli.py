@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 import compresskv_edge
-from compresskv_edge import cli, native, random_gguf
+from compresskv_edge import cli, library, random_gguf
 
 _SMALL = {"prompt-tokens": 100, "budget": 32, "tail": 32, "decode-tokens": 4, "repeats": 1, "threads": 1}
 SMALL = [f"--{name}={value}" for name, value in _SMALL.items()]
@@ -90,7 +90,7 @@ def test_shells_complete_commands_and_flags(words, expected):
 def test_version(compresskv):
     result = compresskv("--version")
     assert result.exit_code == 0
-    assert result.output == f"compresskv {compresskv_edge.__version__}, library {native.version()}\n"
+    assert result.output == f"compresskv {compresskv_edge.__version__}, library {library.version()}\n"
 
 
 def test_module_is_the_command():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from compresskv_edge import cli, doctor, native, plan
+from compresskv_edge import cli, doctor, library, plan
 from compresskv_edge.errors import LibraryError, UnsupportedModelError
 from compresskv_edge.sizes import ModelSizes
 
@@ -27,8 +27,8 @@ def test_the_cpu_is_a_backend() -> None:
 
 def test_the_report_in_json() -> None:
     report = json.loads(run("--json").stdout)
-    assert report["build"]["version"] == native.version()
-    assert Path(report["build"]["folder"]) == native.library_dir()
+    assert report["build"]["version"] == library.version()
+    assert Path(report["build"]["folder"]) == library.folder()
     assert set(report["build"]["cpu_features"]) & {"AVX2", "NEON", "SSE3", "LLAMAFILE"}
     assert 0 < report["memory_free"] <= report["memory_total"]
     assert report["problems"] == []
@@ -71,7 +71,7 @@ def test_without_a_library_it_still_reports(monkeypatch: pytest.MonkeyPatch) -> 
     def missing() -> Path:
         raise LibraryError("no libllama in lib: install the package")
 
-    monkeypatch.setattr(native, "library_dir", missing)
+    monkeypatch.setattr(library, "folder", missing)
     result = run()
     assert result.exit_code == 1
     assert "no libllama in lib: install the package" in result.stdout

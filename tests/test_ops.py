@@ -13,9 +13,9 @@ from pathlib import Path
 import cffi
 import pytest
 
-from compresskv_edge import Profile, native
+from compresskv_edge import Profile, library, native
 
-native.offer_library()
+library.offer()
 
 import llama_cpp  # noqa: E402
 

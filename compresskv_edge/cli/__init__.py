@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .. import __version__, logs, native
+from .. import __version__, library, logs
 from ..errors import CompressKVError
 from . import bench, chat, demo, doctor, eval, plan, profile, rpc, serve
 
@@ -39,7 +39,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"compresskv {__version__}, library {native.version()}")
+        typer.echo(f"compresskv {__version__}, library {library.version()}")
         raise typer.Exit()
 
 

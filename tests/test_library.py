@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compresskv_edge import native
+from compresskv_edge import library
 from compresskv_edge.errors import (
     LibraryError,
 )
@@ -34,21 +34,21 @@ def test_stock_llama_cpp_imported_first(path: str) -> None:
 def test_a_stock_library_in_the_place_of_ours() -> None:
     from test_stock import stock_library
 
-    out = run_python("import compresskv_edge.native as n; n.library()", COMPRESSKV_LIB_PATH=str(stock_library()))
+    out = run_python("import compresskv_edge.library as l; l.load()", COMPRESSKV_LIB_PATH=str(stock_library()))
     assert "is a stock llama.cpp" in out.stderr
 
 
 def test_the_library_is_of_the_pinned_version() -> None:
     pin = (Path(__file__).parent.parent / "vendor" / "llama_cpp.pin").read_text()
     facts = dict(line.split("=", 1) for line in pin.replace(" ", "").splitlines() if line[0] != "#")
-    assert native.version().split(" ")[2] == facts["upstream_version"]
-    assert facts["version"] == native.BINDING_VERSION
+    assert library.version().split(" ")[2] == facts["upstream_version"]
+    assert facts["version"] == library.BINDING_VERSION
 
 
 def test_another_version_of_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "__version__", "0.0.1")
+    monkeypatch.setattr(library, "__version__", "0.0.1")
     with pytest.raises(LibraryError, match=r"compresskv_edge 0\.0\.1 .*reinstall"):
-        native.library.__wrapped__()
+        library.load.__wrapped__()
 
 
 #
@@ -86,22 +86,22 @@ def test_variants_are_loaded_once(
 ) -> None:
     (build_folder / variant).touch()
     fake = FakeGGML(count)
-    monkeypatch.setattr(native, "ggml", lambda declarations: (None, fake))
-    native.load_backends()
+    monkeypatch.setattr(library, "ggml", lambda declarations: (None, fake))
+    library.load_backends()
     assert fake.loaded == ([str(build_folder).encode()] if is_loaded else [])
 
 
 def test_a_build_with_one_kind_of_cpu_code_is_not_opened_early(
     build_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "ggml", lambda declarations: pytest.fail("opened"))
-    assert not native.has_variants(build_folder)
-    native.load_backends()
+    monkeypatch.setattr(library, "ggml", lambda declarations: pytest.fail("opened"))
+    assert not library.has_variants(build_folder)
+    library.load_backends()
 
 
 def test_a_broken_build_is_told_when_it_is_used_not_when_imported(build_folder: Path) -> None:
     (build_folder / "libggml-cpu-x64.so").touch()  # and libggml is an empty file
-    out = run_python("import compresskv_edge; print('imported'); compresskv_edge.native.library()")
+    out = run_python("import compresskv_edge; print('imported'); compresskv_edge.library.load()")
     assert out.stdout == "imported\n"
     assert out.returncode == 1
     assert "libllama" in out.stderr
@@ -115,7 +115,7 @@ def test_functions_are_found_in_any_of_several_libraries() -> None:
         ggml_backend_dev_name = "registry"
         ggml_backend_reg_count = "registry"
 
-    lib = native.Together([Base(), Registry()])
+    lib = library.Together([Base(), Registry()])
     assert (lib.ggml_backend_dev_name, lib.ggml_backend_reg_count) == ("base", "registry")
     with pytest.raises(AttributeError, match="no library has ggml_none"):
         _ = lib.ggml_none
