@@ -88,7 +88,7 @@ class Conversation(_Base):
         *,
         kv_budget: Union[int, float, None] = None,
         probe: str = "ask",
-        n_questions: int = 140,
+        n_questions: int = digest.N_QUESTIONS,
         seed: int = 0,
     ) -> session.Session:
         """Read a document once for questions to come; afterwards ask [*session.tokens, *question] as often as you like.
@@ -96,8 +96,8 @@ class Conversation(_Base):
         Args:
             text: the document, or its tokens.
             kv_budget: what stays of it, as in the constructor; None: the same.
-            probe: "ask": the model asks itself questions; "repeat": it repeats the document (KVzip, arXiv:2505.23416),
-                cheaper, but poor on the small models that we could measure (compresskv_edge/digest.py).
+            probe: what decides beside the tokens' keys. "ask": the model asks itself questions; "repeat": it repeats
+                the document (KVzip, arXiv:2505.23416); "keys": nothing, the document is read once (docs/memory.md).
             n_questions: that the model asks itself for each thousand tokens, where it asks.
             seed: of these questions.
 

@@ -1,18 +1,19 @@
 """Read a document once, for questions that nobody has asked yet.
 
-Two probes tell which tokens later questions will look at; both look through the profile's semantic retrieval heads:
+Which tokens later questions will look at is guessed in two ways, half of the budget each:
 
-    repeat  the model is made to repeat the document; a token counts by the largest attention that any step of the
-            repetition pays to it (KVzip, arXiv:2505.23416, there with all heads)
-    ask     the model asks itself questions about the document and answers them, at random, many times; a token counts
-            by the attention that the answers' last tokens pay to it, weighted by how sure the model is of the answer
+    keys    tokens whose keys differ from those of the others (KeyDiff, arXiv:2504.15364), as in the policy `edge`
+    a probe through the profile's semantic retrieval heads, either of
+      ask     the model asks itself questions about the document and answers them, at random, many times; a token counts
+              by the attention that the answers' last tokens pay to it, weighted by how sure the model is of the answer
+      repeat  the model is made to repeat the document; a token counts by the largest attention that any step of the
+              repetition pays to it (KVzip, arXiv:2505.23416, there with all heads)
 
-"repeat" runs the document once more; "ask" decodes about four times its length, one token after the other. On the two
-small models of the tests later questions find 80 % and 8 % of what the full cache gives after "repeat", all after "ask"
-(docs/lab-notes.md): a head that copies looks at every token that it copies.
+"repeat" runs the document once more; "ask" decodes about as many tokens as the document has, one by one. With "keys"
+there is no probe: the whole budget goes by keys, and the document is read once. Figures: docs/memory.md.
 
 The document is probed chunk by chunk, each in an empty cache, so that memory does not grow with it. Then it is read
-from its start, and whenever the tail is full the tokens with the highest scores stay.
+from its start, and whenever the tail is full the best tokens stay.
 """
 
 from __future__ import annotations
@@ -27,15 +28,20 @@ import numpy.typing as npt
 
 from . import native, scoring
 from .errors import BudgetError, ContextError, EngineError
+from .policies import edge
+from .policies.layer import Layer
+from .policies.selection import Candidates, Selection
 from .rebase import check_positions
 from .session import last_logits
-from .topk import top_k_indices
 
 if TYPE_CHECKING:
     from .compression import Compression
     from .llama import Llama
 
-PROBES = ("repeat", "ask")
+PROBES = ("keys", "ask", "repeat")
+N_QUESTIONS = 35  # for each thousand tokens
+
+_KEYS_SHARE = 0.5  # of the budget beside the window, where there is a probe
 
 _ASK = "\n\nQuestion:"
 _ANSWER = " Answer:"
@@ -53,7 +59,7 @@ class Plan:
     """How a document is probed. `n_questions` are for each thousand of its tokens."""
 
     probe: str = "ask"
-    n_questions: int = 140
+    n_questions: int = N_QUESTIONS
     seed: int = 0
 
 
@@ -71,7 +77,8 @@ def digest(llm: Llama, compression: Compression, tokens: Sequence[int], plan: Pl
         llm.reset()
     llm._ctx.kv_cache_seq_rm(-1, 0, -1)
     native.protect(llm.ctx, compression.protection.positions())
-    _read(llm, compression, tokens, scores, budgets)
+    choose = edge.two_parts(1.0 if plan.probe == "keys" else _KEYS_SHARE, first=0)
+    _read(llm, compression, tokens, budgets, lambda: _keep(llm, compression, scores, budgets, choose))
 
 
 def _check(llm: Llama, compression: Compression, tokens: Sequence[int], plan: Plan) -> None:
@@ -84,10 +91,10 @@ def _check(llm: Llama, compression: Compression, tokens: Sequence[int], plan: Pl
     if llm._rebase is None:
         check_positions(len(tokens), llm._n_positions)
     if plan.probe not in PROBES:
-        raise BudgetError(f"probe is {plan.probe!r}: use {' or '.join(PROBES)}")
+        raise BudgetError(f"probe is {plan.probe!r}: use one of {', '.join(PROBES)}")
     if plan.n_questions < 1:
         raise BudgetError(f"n_questions is {plan.n_questions}: ask 1 or more for each thousand tokens")
-    if chunk_tokens(compression, plan.probe) < 2 * compression.window:
+    if plan.probe != "keys" and chunk_tokens(compression, plan.probe) < 2 * compression.window:
         raise BudgetError(f"kv_tail={compression.tail} leaves no room for a chunk and a probe: use 256 or more")
 
 
@@ -105,6 +112,8 @@ def chunk_tokens(compression: Compression, probe: str) -> int:
 def probe_scores(llm: Llama, compression: Compression, tokens: Sequence[int], plan: Plan) -> Scores:
     """How much later questions will need each token, by layer. What the cache held is gone."""
     scores = [np.zeros(len(tokens)) for _ in compression.layers]
+    if plan.probe == "keys":
+        return scores
     for start, end in chunks(llm, tokens, chunk_tokens(compression, plan.probe)):
         _start(llm, tokens, start, end)
         found = _PROBES[plan.probe](llm, compression, tokens[start:end], plan, start)
@@ -225,8 +234,10 @@ def _back(llm: Llama, n_tokens: int) -> None:
 #
 
 
-def _read(llm: Llama, compression: Compression, tokens: Sequence[int], scores: Scores, budgets: List[int]) -> None:
-    """Decode the document; keep the best tokens so far whenever the tail is full, and at the end."""
+def _read(
+    llm: Llama, compression: Compression, tokens: Sequence[int], budgets: List[int], keep: Callable[[], None]
+) -> None:
+    """Decode the document; `keep` the best tokens so far whenever the tail is full, and at the end."""
     mode = compression.choose_prefill(len(tokens), llm.n_ctx(), native.stats(llm.ctx))
     bounded = mode != "full" or not llm._fits(len(tokens))
     if bounded:
@@ -237,20 +248,23 @@ def _read(llm: Llama, compression: Compression, tokens: Sequence[int], scores: S
     while rest:
         room = compression.tail - native.stats(llm.ctx).n_tail_used if bounded else len(rest)
         if llm._rebase is not None:
-            llm._rebase.make_room(len(rest[:room]), lambda: None)  # the gaps are there: _keep has just been
+            llm._rebase.make_room(len(rest[:room]), lambda: None)  # the gaps are there: keep has just been
         _decode(llm, rest[:room])
         rest = rest[room:]
-        _keep(llm, compression, scores, budgets)
+        keep()
     compression.current = budgets
 
 
-def _keep(llm: Llama, compression: Compression, scores: Scores, budgets: Sequence[int]) -> None:
+def _keep(llm: Llama, compression: Compression, scores: Scores, budgets: Sequence[int], choose: Selection) -> None:
     pinned = compression.protection.positions()
     kept = []
     for layer, budget in enumerate(budgets):
         held = native.positions(llm.ctx, layer)
-        value = np.where(np.isin(held, pinned), np.inf, scores[layer][held])[: len(held) - compression.window]
-        window = np.arange(len(value), len(held))
-        best = top_k_indices(value.astype(np.float32), min(budget - compression.window, len(value)))
-        kept.append(np.concatenate([best, window]))
+        n_before = len(held) - compression.window
+        forced = np.isin(held[:n_before], pinned)
+        value = np.where(forced, np.inf, scores[layer][held[:n_before]]).astype(np.float32)
+        keys, _ = native.read_kv(llm.ctx, layer, compression.layers[layer])
+        candidates = Candidates(value, forced, Layer(layer, keys, np.empty(0), held))
+        best = choose(candidates, min(budget - compression.window, n_before))
+        kept.append(np.concatenate([best, np.arange(n_before, len(held))]))
     native.keep(llm.ctx, kept)

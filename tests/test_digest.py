@@ -78,6 +78,7 @@ def test_memory_is_bounded(probe: str, reader: Callable[..., Llama], text: str) 
 @pytest.mark.parametrize("mode", ["full", "chunked"])
 def test_the_highest_scores_stay(mode: str, reader: Callable[..., Llama], text: str, monkeypatch: Any) -> None:
     """Whether the document is read in one piece or piece by piece: the scores are known before."""
+    monkeypatch.setattr(digest, "_KEYS_SHARE", 0.0)
     llm = reader(kv_prefill=mode, kv_budget=100)
     tokens = llm.tokenize(text[:4000].encode())
     rng = np.random.default_rng(0)
@@ -88,6 +89,35 @@ def test_the_highest_scores_stay(mode: str, reader: Callable[..., Llama], text: 
         value = scores[layer].copy()
         value[:4] = value[-8:] = 2  # sinks and window
         assert set(llm.kv_kept(layer).tolist()) == set(np.argsort(-value)[:budget].tolist())
+
+
+@pytest.mark.parametrize(("probe", "share"), [("keys", 1.0), ("ask", 0.5)])
+def test_the_other_part_of_the_budget_goes_by_keys(
+    probe: str, share: float, reader: Callable[..., Llama], text: str, monkeypatch: Any
+) -> None:
+    """As the policies keydiff and, with a probe's scores in place of the window's, edge divide it."""
+    budget, n_pinned = 100, 4
+    llm, full = reader(kv_prefill="full", kv_budget=budget), reader(kv_prefill="full", kv_budget=1.0)
+    tokens = llm.tokenize(text[:2000].encode())
+    scores = [np.random.default_rng(layer).random(len(tokens)) for layer in range(len(llm._compression.layers))]
+    if probe != "keys":
+        monkeypatch.setattr(digest, "probe_scores", lambda *_: scores)
+    llm.digest(tokens, probe=probe)
+    full.eval(tokens)
+    for layer, shape in enumerate(llm._compression.layers):
+        n_before = len(tokens) - 8
+        keys, _ = native.read_kv(full.ctx, layer, shape)
+        unit = keys / np.linalg.norm(keys, axis=-1, keepdims=True)
+        mean = unit.mean(axis=1, keepdims=True)
+        likeness = (unit * mean / np.linalg.norm(mean, axis=-1, keepdims=True)).sum(axis=-1).mean(axis=0)
+        n_keep = llm._compression.current[layer] - 8
+        n_scored = max(n_keep - round(share * n_keep), n_pinned)
+        value = scores[layer][:n_before].copy()
+        value[:n_pinned] = 2
+        scored = np.argsort(-value)[:n_scored]
+        likeness[scored] = np.inf
+        by_keys = np.argsort(likeness[:n_before])[: n_keep - n_scored]
+        assert set(llm.kv_kept(layer)[:n_keep].tolist()) == {*scored.tolist(), *by_keys.tolist()}
 
 
 def test_repeat_takes_the_largest_attention_of_any_step(reader: Callable[..., Llama], text: str) -> None:
@@ -154,12 +184,13 @@ def test_what_cannot_be_digested(reader: Callable[..., Llama], path: str, tiny_g
         llm.digest("Hi.")
     with pytest.raises(ContextError, match="does not fit n_ctx = 2048"):
         llm.digest([65] * 2048)
-    with pytest.raises(BudgetError, match="probe is 'guess': use repeat or ask"):
+    with pytest.raises(BudgetError, match="probe is 'guess': use one of keys, ask, repeat"):
         llm.digest("word " * 100, probe="guess")
     with pytest.raises(BudgetError, match="n_questions is 0"):
         llm.digest("word " * 100, n_questions=0)
     with pytest.raises(BudgetError, match="kv_tail=64 leaves no room"):
         reader(kv_tail=64).digest("word " * 100)
+    assert reader(kv_tail=64).digest("word " * 100, probe="keys").tokens.size > 0
     with pytest.raises(ContextError, match=r"8500.*the 8192 positions that the model was trained for"):
         reader(n_ctx=9000).digest([65] * 8500)
     with pytest.raises(PolicyError, match="digest: kv_policy='h2o' writes queries down"):

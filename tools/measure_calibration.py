@@ -22,7 +22,6 @@ from compresskv_edge.scoring import select_tokens
 
 BUDGETS = (0.015, 0.03, 0.06)
 HALVES_BUDGET = 0.03
-N_LAYER = 5
 
 
 def profiles(model, corpus):
@@ -53,8 +52,9 @@ def ask(engine, document, needle, candidates):
     tokens = engine.tokens(document.ask(needle, engine.render))
     engine.read(tokens)
     state, first = engine.llm.save_state(), engine.next_token()
-    queries = [engine.window(layer) for layer in range(N_LAYER)]
-    keys = [engine.keys_and_values(layer)[0] for layer in range(N_LAYER)]
+    layers = range(candidates["neither"].model.n_layer)
+    queries = [engine.window(layer) for layer in layers]
+    keys = [engine.keys_and_values(layer)[0] for layer in layers]
     right = {("full cache", 1.0): is_correct(answer(engine, first), needle.answer)}
     for name, profile in candidates.items():
         for budget in BUDGETS:
@@ -119,7 +119,8 @@ def main():
     options = parser.parse_args()
     model, corpus = model_path(), Corpus.load(model_name="demo")
     rows = measure(model, corpus, profiles(model, corpus), options.documents)
-    results = {"documents": options.documents, "accuracy": table(rows), "halves": halves(rows)}
+    results = {"model": Path(model).name, "documents": options.documents}
+    results |= {"accuracy": table(rows), "halves": halves(rows)}
     print(json.dumps(results, indent=1))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

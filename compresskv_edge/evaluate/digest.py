@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from ..demo import model_path
+from ..digest import N_QUESTIONS, PROBES
 from ..llama import Llama
 from ..profile import Profile
 from . import haystack
@@ -69,6 +70,7 @@ def measure(
     budget: float = BUDGET,
     prefill: str = "full",
     probe: str = "ask",
+    n_questions: int = N_QUESTIONS,
     n_threads: int = 1,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def measure(
     rows: dict[str, list[list[bool]]] = {"full": [], "digest": []}
     for document in documents:
         rows["full"].append(answers(full, full.tokenize(document.text.encode()), document))
-        session = llm.digest(document.text, probe=probe)
+        session = llm.digest(document.text, probe=probe, n_questions=n_questions)
         rows["digest"].append(answers(llm, session.tokens.tolist(), document))
         say(f"{len(rows['full'])} documents: " + ", ".join(f"{name} {_mean(row):.3f}" for name, row in rows.items()))
     return {name: _score(row) for name, row in rows.items()}
@@ -109,13 +111,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", default=PROFILE, help="its profile (%(default)s)")
     parser.add_argument("--budget", type=float, default=BUDGET, help="fraction that stays (%(default)s)")
     parser.add_argument("--prefill", default="full", help="kv_prefill while the document is read (%(default)s)")
-    parser.add_argument("--probe", default="ask", help="ask or repeat (%(default)s)")
+    parser.add_argument("--probe", default="ask", help=f"{', '.join(PROBES)} (%(default)s)")
+    parser.add_argument("--questions", type=int, default=N_QUESTIONS, help="for each thousand tokens (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="one gives the same answers every time (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the results here")
     options = parser.parse_args(arguments)
     count = token_counter(Llama(options.model, n_ctx=512, verbose=False))
     documents = [make_document(i, count, LENGTHS[i % len(LENGTHS)]) for i in range(options.documents)]
-    settings = {name: getattr(options, name) for name in ("documents", "budget", "prefill", "probe")}
+    settings = {name: getattr(options, name) for name in ("documents", "budget", "prefill", "probe", "questions")}
     settings["profile"] = Profile.load(options.profile).model.name
     results = measure(
         documents,
@@ -124,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         budget=options.budget,
         prefill=options.prefill,
         probe=options.probe,
+        n_questions=options.questions,
         n_threads=options.threads,
     )
     report = {"settings": {**settings, "model": Path(options.model).name, "lengths": LENGTHS}, **results}

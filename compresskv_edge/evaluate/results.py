@@ -273,18 +273,36 @@ def _bench(name: str, data: Data) -> Iterator[str]:
     yield (
         f"[{name}](results/{name}): `compresskv bench`, prompt of {plan['prompt_tokens']} tokens, "
         f"{plan['budget_tokens']} "
-        f"a layer, {data['threads']} threads of {machine['cpu']}."
+        f"a layer, {data['threads']} threads of {machine['cpu']}{', over RPC' if plan.get('rpc_servers') else ''}."
     )
     yield markdown_table(["figure", "value"], [[key, _figure(value)] for key, value in summary.items()])
 
 
 def _calibration(name: str, data: Data) -> Iterator[str]:
-    yield "## What calibration is worth"
-    yield f"[{name}](results/{name}): `python tools/measure_calibration.py`, {data['documents']} documents."
+    yield f"## What calibration is worth: {data['model']}"
+    yield f"[{name}](results/{name}): `python tools/measure_calibration.py`, {data['documents']} documents a half."
     lines = [
         [row["profile"], percent(row["budget"]), str(row["n"]), f"{row['percent']:.1f}"] for row in data["accuracy"]
     ]
     yield markdown_table(["profile", "budget", "n", "right, %"], lines)
+
+
+def _digest(name: str, data: Data) -> Iterator[str]:
+    settings = data["settings"]
+    yield f"## Documents read once: {settings['model']}, {percent(settings['budget'])}"
+    yield (
+        f"[{name}](results/{name}): `python -m compresskv_edge.evaluate.digest`, {settings['documents']} documents of "
+        f"{_list(settings['lengths'])} tokens, probe {settings['probe']}, {settings['questions']} questions of its own "
+        "for each thousand tokens; Wilson intervals, then the first to the last question."
+    )
+    rows = {kind: data[kind] for kind in ("full", "digest")}
+    yield markdown_table(
+        ["cache", "right", *(str(i + 1) for i in range(len(data["full"]["by_question"])))],
+        [
+            [kind, f"{row['accuracy']:.3f} ({row['low']:.3f} to {row['high']:.3f})", *map(str, row["by_question"])]
+            for kind, row in rows.items()
+        ],
+    )
 
 
 _RENDERERS: tuple[tuple[str, Callable[[str, Data], Iterator[str]]], ...] = (
@@ -292,6 +310,7 @@ _RENDERERS: tuple[tuple[str, Callable[[str, Data], Iterator[str]]], ...] = (
     ("overall", _needle),
     ("checks", _bench),
     ("accuracy", _calibration),
+    ("digest", _digest),
 )
 
 

@@ -41,7 +41,7 @@ def policy(
         window=window,
         recent=least,
         spread={"curves": by_curves(later_share, first), "errors": Spread(compresskv.share), "equal": uniform}[budgets],
-        select=_two_parts(later_share, first),
+        select=two_parts(later_share, first),
         heads="profile",
         curves=budgets == "curves",
         own_window=least,
@@ -80,8 +80,8 @@ def for_later(n_tokens: Array, later_share: float, first: int) -> Array:
     return np.asarray(np.minimum(later_share * n_tokens, np.maximum(n_tokens - first, 0)))
 
 
-def _two_parts(later_share: float, first: int) -> Selection:
-    """The best tokens for the question at hand, and those whose keys stand out."""
+def two_parts(later_share: float, first: int) -> Selection:
+    """The best tokens for the question at hand, and those whose keys stand out (`policy`); ../digest.py as well."""
 
     def select(candidates: Candidates, k: int) -> Indices:
         n_later = round(float(for_later(np.asarray(k), later_share, first)))
