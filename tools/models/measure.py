@@ -68,13 +68,16 @@ def count(llm: Llama, made: Iterable[Prompt]) -> list[dict[str, int]]:
 def needle_grid(
     llm: Llama, encoder: Encoder, books: list[Book], lengths: list[int], repeat: int, seed: str
 ) -> list[dict[str, object]]:
-    """One needle among 0, 4 or 16 facts of its kind: cells of length by depth."""
+    """One needle among 0, 4 or 16 facts of its kind: cells of length by depth.
+
+    Kinds go on from cell to cell: with a `repeat` that 2 and 3 do not divide each kind comes in all forms.
+    """
     kinds = itertools.cycle(SIMPLE)
     cells: list[dict[str, object]] = []
     for n_token, depth in itertools.product(lengths, DEPTHS):
         tasks = [Task(n_token, depth, (0, 4, 16)[i % 3], next(kinds), chat=i % 2 == 1) for i in range(repeat)]
         name = f"{seed} grid {n_token} {depth}"
-        made = [make_prompt(f"{name} {i}", encoder, books[i % len(books)], t) for i, t in enumerate(tasks)]
+        made = [make_prompt(f"{name} {i}", encoder, books[i // 2 % len(books)], t) for i, t in enumerate(tasks)]
         cells.append({"n_token": n_token, "depth": depth, **count(llm, made)[0]})
         print(cells[-1], flush=True)
     return cells
@@ -145,7 +148,9 @@ def main() -> None:
     parser.add_argument("--books", type=Path, nargs="+", required=True, help="text files that were not trained on")
     parser.add_argument("--prose", type=Path, nargs="*", default=[], help="more text files, for perplexity")
     parser.add_argument("--lengths", default="512,1024,2048,4096,8192")
-    parser.add_argument("--repeat", type=int, default=9, help="prompts a cell of the needle table")
+    parser.add_argument(
+        "--repeat", type=int, default=11, help="prompts a cell of the needle table; no multiple of 2, 3"
+    )
     parser.add_argument("--n", type=int, default=24, help="prompts a line of the task table")
     parser.add_argument("--n-token", type=int, default=1024, help="length of the prompts of the task table")
     parser.add_argument("--seed", default="card")
