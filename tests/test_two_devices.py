@@ -32,7 +32,7 @@ Options = dict[str, Any]
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "elsewhere" in metafunc.fixturenames:
         names = [device.name for device in devices.available()[1:]]
-        metafunc.parametrize("elsewhere", ["RPC", *names], indirect=True, scope="module")
+        metafunc.parametrize("elsewhere", names or ["RPC"], indirect=True, scope="module")
 
 
 @pytest.fixture(scope="session")  # a stock model that is loaded later asks the server how much memory it has
