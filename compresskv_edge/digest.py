@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 PROBES = ("keys", "ask", "repeat")
 N_QUESTIONS = 35  # for each thousand tokens
 
-_KEYS_SHARE = 0.5  # of the budget beside the window, where there is a probe
-
 _ASK = "\n\nQuestion:"
 _ANSWER = " Answer:"
 _REPEAT = "\n\nRepeat the previous context exactly:\n\n"
@@ -62,6 +60,11 @@ class Plan:
     n_questions: int = N_QUESTIONS
     seed: int = 0
 
+    @property
+    def keys_share(self) -> float:
+        """Part of the budget beside the window that goes by keys; 1: nothing is probed."""
+        return 1.0 if self.probe == "keys" else 0.5
+
 
 def digest(llm: Llama, compression: Compression, tokens: Sequence[int], plan: Plan, budgets: List[int]) -> None:
     """Leave the digest of a document in the cache: `budgets` (n_layer,) tokens.
@@ -77,7 +80,7 @@ def digest(llm: Llama, compression: Compression, tokens: Sequence[int], plan: Pl
         llm.reset()
     llm._ctx.kv_cache_seq_rm(-1, 0, -1)
     native.protect(llm.ctx, compression.protection.positions())
-    choose = edge.two_parts(1.0 if plan.probe == "keys" else _KEYS_SHARE, first=0)
+    choose = edge.two_parts(plan.keys_share, first=0)
     _read(llm, compression, tokens, budgets, lambda: _keep(llm, compression, scores, budgets, choose))
 
 
@@ -94,7 +97,7 @@ def _check(llm: Llama, compression: Compression, tokens: Sequence[int], plan: Pl
         raise BudgetError(f"probe is {plan.probe!r}: use one of {', '.join(PROBES)}")
     if plan.n_questions < 1:
         raise BudgetError(f"n_questions is {plan.n_questions}: ask 1 or more for each thousand tokens")
-    if plan.probe != "keys" and chunk_tokens(compression, plan.probe) < 2 * compression.window:
+    if plan.keys_share < 1.0 and chunk_tokens(compression, plan.probe) < 2 * compression.window:
         raise BudgetError(f"kv_tail={compression.tail} leaves no room for a chunk and a probe: use 256 or more")
 
 
@@ -112,7 +115,7 @@ def chunk_tokens(compression: Compression, probe: str) -> int:
 def probe_scores(llm: Llama, compression: Compression, tokens: Sequence[int], plan: Plan) -> Scores:
     """How much later questions will need each token, by layer. What the cache held is gone."""
     scores = [np.zeros(len(tokens)) for _ in compression.layers]
-    if plan.probe == "keys":
+    if plan.keys_share == 1.0:
         return scores
     for start, end in chunks(llm, tokens, chunk_tokens(compression, plan.probe)):
         _start(llm, tokens, start, end)

@@ -78,7 +78,7 @@ def test_memory_is_bounded(probe: str, reader: Callable[..., Llama], text: str) 
 @pytest.mark.parametrize("mode", ["full", "chunked"])
 def test_the_highest_scores_stay(mode: str, reader: Callable[..., Llama], text: str, monkeypatch: Any) -> None:
     """Whether the document is read in one piece or piece by piece: the scores are known before."""
-    monkeypatch.setattr(digest, "_KEYS_SHARE", 0.0)
+    monkeypatch.setattr(digest.Plan, "keys_share", 0.0)
     llm = reader(kv_prefill=mode, kv_budget=100)
     tokens = llm.tokenize(text[:4000].encode())
     rng = np.random.default_rng(0)

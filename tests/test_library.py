@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from compresskv_edge import library
-from compresskv_edge.errors import (
-    LibraryError,
-)
+from compresskv_edge.errors import LibraryError
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
