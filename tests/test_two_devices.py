@@ -80,7 +80,7 @@ def seen_by(llm: Llama, layer: int) -> tuple[Any, Any, Any]:
 
 
 def give_keys_and_values(of: Llama, to: Llama) -> None:
-    """A device rounds rows to the cache's type by itself: a q4_0 key that it rounds up, not down, moves scores by percents."""
+    """Each device rounds rows to the cache's type by itself, and a q4_0 key off by a step moves scores by percents."""
     for layer, shape in enumerate(of._compression.layers):
         rows = native.read_kv(of.ctx, layer, shape)
         native.write_kv(to.ctx, layer, shape, np.arange(rows[0].shape[1]), *rows)
@@ -94,7 +94,7 @@ def answer(llm: Llama, prompt: str) -> str:
 
 @pytest.mark.parametrize("type_kv", ["f16", "q8_0", "q4_0"])
 def test_kept_tokens_are_the_cpus(type_kv: str, elsewhere: Options, demo_f32: Path, prompts: list[str]) -> None:
-    """Of the same keys: but for ties where the queries are the same too, within a forward pass's error where they are not."""
+    """Of the same keys: but for ties where queries are the same too, else within the error of a forward pass."""
     here = opened(demo_f32, on_cpu(), type_kv, kv_protect=False)
     there = opened(demo_f32, elsewhere, type_kv, kv_protect=False)
     window = here._compression.profile.settings.window
