@@ -1,4 +1,4 @@
-"""How ggml's scheduler divides each graph among devices, for a prompt, an eviction and what is decoded after it.
+"""How ggml's scheduler divides graphs among devices: a prompt, an eviction, what is decoded after it, two sequences.
 
     GGML_SCHED_DEBUG=1 python tests/graph_splits.py MODEL OPTIONS
 
@@ -15,7 +15,7 @@ import sys
 from typing import Any, Dict, List, Tuple
 
 SPLIT = re.compile(r"## SPLIT #(\d+): (\S+) # \d+ inputs(.*)")
-INPUT = re.compile(r"\[([^ ]+) \(")
+INPUT = re.compile(r"\[(\S*).*?\]")
 
 Split = Tuple[str, List[str]]  # device, inputs
 Graph = List[Split]
@@ -31,7 +31,7 @@ def parse(log: str) -> List[Graph]:
 
 
 def main(model: str, options: str) -> Dict[str, List[Graph]]:
-    from compresskv_edge.llama import Llama, llama_cpp  # the package chooses the library first
+    from compresskv_edge.llama import Llama, llama_cpp, native  # the package chooses the library first
 
     llm = Llama(model, n_ctx=1024, n_batch=128, n_threads=1, n_threads_batch=1, verbose=False, **json.loads(options))
     lines: List[str] = []
@@ -49,6 +49,15 @@ def main(model: str, options: str) -> Dict[str, List[Graph]]:
         res["eviction"] = graphs_of(llm.compress)
     res["token"] = graphs_of(llm.eval, tokens[:1])
     res["batch"] = graphs_of(llm.eval, tokens[:40])
+
+    from sequences import Context  # after the library is chosen
+
+    several = Context(llm, 2, unified=True)
+    for seq_id in (0, 1):
+        several.read(seq_id, tokens[:100])
+        if "kv_profile" in json.loads(options):
+            native.compress(several.ctx, [32] * len(llm._compression.layers), seq_id)
+    res["sequences"] = graphs_of(several.step, tokens[:2], [100, 100])
     return res
 
 

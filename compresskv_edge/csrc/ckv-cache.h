@@ -262,7 +262,8 @@ struct llama_ckv {
     bool restoring = false; // between the prefix and the cells of a state
 
     // of the graph under construction
-    ggml_tensor * tap_tokens = nullptr; // I32 [n] tokens whose queries go to the ring; only for several sequences
+    ggml_tensor * k_idxs     = nullptr; // I64 [n_tokens] rows of the tail, until the values take them as well
+    ggml_tensor * tap_tokens = nullptr; // I32 [n] tokens whose queries go to the ring; null: the last n
     ggml_tensor * tap_rows   = nullptr; // I64 [n] ring rows
     ggml_tensor * long_tap   = nullptr; // I64 [n_long or fewer] rows of the long ring
     ggml_tensor * mask_t     = nullptr; // F16 [n_tokens, columns of the mask]

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 // a leaf of the graph, as upstream's tensor is: devices fuse RoPE with the writing of its rows, unless a view is in between
 ggml_tensor * ckv_tail(ggml_context * ctx, const llama_ckv * ckv, int32_t ikv, ggml_tensor * kv) {
@@ -21,6 +22,16 @@ ggml_tensor * ckv_tail(ggml_context * ctx, const llama_ckv * ckv, int32_t ikv, g
     ggml_backend_view_init(res);
 
     return res;
+}
+
+void ckv_note_k_idxs(llama_ckv * ckv, ggml_tensor * k_idxs) {
+    if (ckv) {
+        ckv->k_idxs = k_idxs;
+    }
+}
+
+ggml_tensor * ckv_take_k_idxs(llama_ckv * ckv) {
+    return ckv ? std::exchange(ckv->k_idxs, nullptr) : nullptr;
 }
 
 static void ckv_hide(ggml_tensor * mask, int64_t column, int64_t row) {
@@ -175,10 +186,20 @@ static std::vector<ckv_tap> ckv_find_taps(const llama_ckv * ckv, const llama_uba
 }
 
 // graphs are reserved with a micro-batch that has no sequences yet
-static int64_t ckv_count_taps(const llama_ckv * ckv, const llama_ubatch & ubatch) {
-    const bool reserving = !ubatch.seq_id[0];
+static bool ckv_is_reserving(const llama_ubatch & ubatch) {
+    return !ubatch.seq_id[0];
+}
 
-    return reserving || !ckv->several() ? std::min<int64_t>(ubatch.n_tokens, ckv->settings.window*ckv->seqs.size()) : ckv_find_taps(ckv, ubatch).size();
+static int64_t ckv_count_taps(const llama_ckv * ckv, const llama_ubatch & ubatch) {
+    return ckv_is_reserving(ubatch) || !ckv->several() ? std::min<int64_t>(ubatch.n_tokens, ckv->settings.window*ckv->seqs.size()) : ckv_find_taps(ckv, ubatch).size();
+}
+
+// whether the taps are the last tokens, one after the other: always of one sequence, and where several decode together
+static bool ckv_taps_are_last(const llama_ckv * ckv, const llama_ubatch & ubatch) {
+    if (ckv_is_reserving(ubatch) || !ckv->several()) {
+        return !ckv->several();
+    }
+    return ckv_count_taps(ckv, ubatch) == ubatch.n_tokens && std::all_of(ubatch.n_seq_id, ubatch.n_seq_id + ubatch.n_tokens, [](int32_t n) { return n == 1; });
 }
 
 static int64_t ckv_count_long(const llama_ckv * ckv, const llama_ubatch & ubatch) {
@@ -214,7 +235,7 @@ public:
     }
 
     bool can_reuse(const llm_graph_params & params) override {
-        return generation == ckv->generation && rows->ne[0] == ckv_count_taps(ckv, params.ubatch) &&
+        return generation == ckv->generation && rows->ne[0] == ckv_count_taps(ckv, params.ubatch) && !tokens == ckv_taps_are_last(ckv, params.ubatch) &&
             (!long_rows || long_rows->ne[0] == ckv_count_long(ckv, params.ubatch));
     }
 
@@ -271,13 +292,13 @@ void ckv_build_tap(const llm_graph_context & graph, llama_ckv * ckv, ggml_tensor
 
     if (&layer == &ckv->layers.front()) { // one input for all layers
         ckv->tap_rows   = ckv_new_input(ctx, GGML_TYPE_I64, n, "ckv_tap_rows");
-        ckv->tap_tokens = ckv->several() ? ckv_new_input(ctx, GGML_TYPE_I32, n, "ckv_tap_tokens") : nullptr;
+        ckv->tap_tokens = ckv_taps_are_last(ckv, graph.ubatch) ? nullptr : ckv_new_input(ctx, GGML_TYPE_I32, n, "ckv_tap_tokens");
         ckv->long_tap   = layer.q_long ? ckv_new_input(ctx, GGML_TYPE_I64, ckv_count_long(ckv, graph.ubatch), "ckv_long_tap") : nullptr;
 
         graph.res->add_input(std::make_unique<ckv_graph_input_tap>(ckv, ckv->tap_tokens, ckv->tap_rows, ckv->long_tap));
     }
 
-    ggml_tensor * last = ckv_last_queries(ctx, q, ckv->several() ? graph.n_tokens : n);
+    ggml_tensor * last = ckv_last_queries(ctx, q, ckv->tap_tokens ? graph.n_tokens : n);
     if (ckv->tap_tokens) {
         last = ggml_get_rows(ctx, last, ckv->tap_tokens);
     }

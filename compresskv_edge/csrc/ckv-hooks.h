@@ -63,6 +63,8 @@ struct ckv_restore {
 uint32_t      ckv_more_rows   (const llama_ckv * ckv, int32_t ikv); // of cache layer ikv beside those of the cells: prefix and filler
 uint32_t      ckv_more_columns(const llama_ckv * ckv);              // of the mask beside those of the cells
 ggml_tensor * ckv_tail      (ggml_context * ctx, const llama_ckv * ckv, int32_t ikv, ggml_tensor * kv); // [n_embd_gqa, n_tail]
+void          ckv_note_k_idxs(llama_ckv * ckv, ggml_tensor * k_idxs); // the rows that a graph writes are an input of it
+ggml_tensor * ckv_take_k_idxs(llama_ckv * ckv);                       // keys and values have the same ones: one input less
 ggml_tensor * ckv_build_mask(ggml_context * ctx, llama_ckv * ckv, ggml_tensor * kq_mask, int32_t il); // [more_rows(il) + n_kv, n_tokens]
 void          ckv_build_tap (const llm_graph_context & graph, llama_ckv * ckv, ggml_tensor * q, float kq_scale, int32_t il);
 
