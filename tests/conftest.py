@@ -30,7 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def device(request: pytest.FixtureRequest) -> Iterator[devices.Device]:
     """The device that this module's models are loaded on."""
-    with devices.loading_on(getattr(request, "param", devices.CPU)):
+    with devices.loading_on(getattr(request, "param", devices.available()[0])):
         yield devices.current
 
 

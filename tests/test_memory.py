@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Callable
 
@@ -104,3 +106,12 @@ def test_logits_that_nobody_reads_have_no_buffer(loaded: Callable[..., Llama]) -
     n_logits = 255 * one.n_vocab() * 4
     difference = native.memory(all_of_them.ctx).compute_bytes - native.memory(one.ctx).compute_bytes
     assert 0 < difference <= n_logits * 2
+
+
+def test_memory_of_the_prompt_is_returned_to_the_system(tmp_path: Path) -> None:
+    """96 MiB of KV cache for the prompt, 12 after it, seen from outside: resident memory of a process of its own."""
+    script = Path(__file__).parent / "resident_memory.py"
+    out = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=True)
+    resident, kv_bytes = (float(line) for line in out.stdout.split())
+    assert kv_bytes > 80e6
+    assert resident > 0.8 * kv_bytes

@@ -85,7 +85,7 @@ def test_together_is_as_alone(arch: str, type_kv: str, unified: bool, loaded: Ca
     # products of three rows and of one are other kernels, in stock as well; a wrong row or position gives .2 and more
     for seq_id in range(3):
         ours = np.stack([row[seq_id] for row in together])
-        np.testing.assert_allclose(ours, alone[seq_id], rtol=0, atol=_tolerance(arch, type_kv))
+        devices.assert_same(ours, alone[seq_id], atol=_tolerance(arch, type_kv))
 
 
 def _kept_argument(llm: Any, seq_id: int) -> List[Any]:
@@ -173,11 +173,11 @@ def test_a_fork_shares_the_prefix(loaded: Callable[..., Llama]) -> None:
     assert held(llm, context, 1) == held(llm, context, 0)
 
     first = context.follow(1, NEXT, n)
-    np.testing.assert_allclose(context.follow(2, NEXT, n), first, atol=2e-3)  # seq 1's tokens are not seen
+    devices.assert_same(context.follow(2, NEXT, n), first, atol=2e-3)  # seq 1's tokens are not seen
     assert held(llm, context, 0)[0][-1] == n - 1
     native.compress(context.ctx, budgets_of(0, llm), seq_id=1)
     assert [native.seq_stats(context.ctx, s).n_sharing for s in range(3)] == [2, 1, 2]
-    np.testing.assert_allclose(context.follow(0, NEXT, n), first, atol=2e-3)
+    devices.assert_same(context.follow(0, NEXT, n), first, atol=2e-3)
 
 
 def test_a_fork_can_be_compressed_at_once(loaded: Callable[..., Llama]) -> None:
@@ -243,8 +243,8 @@ def test_upstream_shifts_what_is_not_compressed(loaded: Callable[..., Llama]) ->
         llama_cpp.llama_memory_seq_add(context.memory, 1, 60, -1, -50)
         llama_cpp.llama_memory_seq_add(context.memory, 0, 60, -1, -50 if compressed else 0)  # refused
         logits.append(context.follow(1, NEXT, LENGTHS[1] - 50))
-    np.testing.assert_allclose(*logits, atol=0.05)
-    np.testing.assert_allclose(context.follow(0, NEXT, LENGTHS[0]), before, atol=0.05)
+    devices.assert_same(*logits, atol=0.05)
+    devices.assert_same(context.follow(0, NEXT, LENGTHS[0]), before, atol=0.05)
 
 
 def test_protected_positions_are_those_of_their_sequence(loaded: Callable[..., Llama]) -> None:
@@ -297,7 +297,7 @@ def test_states_of_all_and_of_one(arch: str, loaded: Callable[..., Llama]) -> No
             assert got == wanted or not e
     first = context.follow(2, NEXT, LENGTHS[2])
     for seq_id in (0, 1):
-        np.testing.assert_allclose(other.follow(seq_id, NEXT, LENGTHS[2]), first, atol=_tolerance(arch, "f16"))
+        devices.assert_same(other.follow(seq_id, NEXT, LENGTHS[2]), first, atol=_tolerance(arch, "f16"))
 
 
 def test_a_state_that_does_not_fit_leaves_the_other_sequences(loaded: Callable[..., Llama]) -> None:

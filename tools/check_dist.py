@@ -38,17 +38,19 @@ TRIAL = """
 import sys
 from pathlib import Path
 import compresskv_edge
-from compresskv_edge import Llama, Profile
+from compresskv_edge import Llama
+from compresskv_edge.demo import model_path
+from compresskv_edge.evaluate import needle
 
 package = Path(compresskv_edge.__file__).parent
 assert Path(sys.prefix) in package.parents, f"not the installed package: {package}"
-model = next((package / "models").glob("*.gguf"))
-llm = Llama(str(model), kv_profile=Profile.uniform(model), kv_budget=64, n_ctx=1024, verbose=False)
-prompt = "The code that opens the amber lantern is 4711. " + "The harbour was quiet that day. " * 60
-text = llm(prompt, max_tokens=8)["choices"][0]["text"]
+llm = Llama(model_path(), kv_profile="demo", kv_budget=0.12, n_ctx=2048, verbose=False)
+prompt = needle.make_prompts(1, needle.token_counter(llm), contexts=[1024])[0]
+text = llm(prompt.text, max_tokens=16, stop=["."], temperature=0.0)["choices"][0]["text"]
 stats = llm.kv_stats()
+print(f"answered {text!r}, expected {prompt.answer!r}; KV bytes {stats.kv_bytes} of {stats.kv_bytes_stock}")
 assert stats.n_evictions >= 1, stats
-print(f"answered {text!r}; KV bytes {stats.kv_bytes} of {stats.kv_bytes_stock}")
+assert needle.is_correct(text, prompt.answer)
 """
 # after TRIAL: what was loaded, and what the selection and the answer were
 VARIANT = """
@@ -61,10 +63,9 @@ print(json.dumps({"loaded": loaded, "text": text, "kept": kept}))
 """
 # the stock class of the binding works with such a wheel too: nobody else would load the backends
 STOCK_TRIAL = """
-from pathlib import Path
-import compresskv_edge, llama_cpp
-model = next((Path(compresskv_edge.__file__).parent / "models").glob("*.gguf"))
-llm = llama_cpp.Llama(str(model), n_ctx=128, verbose=False)
+from compresskv_edge.demo import model_path
+import llama_cpp
+llm = llama_cpp.Llama(model_path(), n_ctx=128, verbose=False)
 assert llm("One, two, three,", max_tokens=2)["usage"]["completion_tokens"] > 0
 """
 
