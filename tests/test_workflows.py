@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from compresskv_edge.library import BINDING_VERSION
+
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 MAKE_TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
@@ -18,5 +20,7 @@ def test_tests_and_targets_exist(workflow: Path) -> None:
     for name, function in re.findall(r"(tests/\w+\.py)(?:::(\w+))?", text):
         assert (ROOT / name).exists(), name
         assert f"def {function}" in (ROOT / name).read_text(encoding="utf-8"), f"{name}::{function}"
-    for target in re.findall(r"\bmake ([a-z-]+)", text):
+    for target in re.findall(r"run: make ([a-z-]+)", text):
         assert target in MAKE_TARGETS, target
+    for version in re.findall(r"llama-cpp-python==([\d.]+)", text):
+        assert version == BINDING_VERSION
