@@ -14,7 +14,7 @@ UPSTREAM := vendor/llama_cpp.pin vendor/fetch.py
 SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/__init__.py \
             $(wildcard patches/*.patch compresskv_edge/csrc/* compresskv_edge/models/* profiles/*.json)
 
-.PHONY: help setup demo test test-arm build-vulkan test-vulkan build-cuda test-cuda bench-cuda bench lint models results docs browser stock sdist wheel check-dist clean FORCE
+.PHONY: help setup demo test test-arm test-windows build-vulkan test-vulkan build-cuda test-cuda bench-cuda bench lint models results docs browser stock sdist wheel check-dist clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -30,8 +30,16 @@ test: $(VENV)/.extras stock ## run all tests
 
 test-arm: setup ## cross-build for 64-bit ARM, run the self-test in an emulator (needs qemu-user, g++-aarch64-linux-gnu)
 	cmake -S . -B build/aarch64 --toolchain cmake/aarch64-linux-gnu.cmake -DCMAKE_BUILD_TYPE=Release > build/aarch64.log
-	cmake --build build/aarch64 --target ckv-selftest >> build/aarch64.log
+	cmake --build build/aarch64 --target ckv-selftest --parallel 2 >> build/aarch64.log
 	CKV_SELFTEST="qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/bin/ckv-selftest" \
+	$(BIN)/python -m pytest tests/test_selftest.py
+
+# the compiler's own libraries are not on Windows' path
+test-windows: setup ## cross-build for 64-bit Windows, run the self-test in Wine (needs wine, g++-mingw-w64-x86-64-posix)
+	cmake -S . -B build/windows --toolchain cmake/x86_64-windows.cmake -DCMAKE_BUILD_TYPE=Release > build/windows.log
+	cmake --build build/windows --target ckv-selftest --parallel 2 >> build/windows.log
+	cp $(foreach dll,libstdc++-6 libgcc_s_seh-1 libwinpthread-1,$$(x86_64-w64-mingw32-g++-posix -print-file-name=$(dll).dll)) build/windows/bin
+	CKV_SELFTEST="wine build/windows/bin/ckv-selftest.exe" WINEPREFIX=$(CURDIR)/build/windows/wine WINEDEBUG=-all \
 	$(BIN)/python -m pytest tests/test_selftest.py
 
 build-vulkan: $(VENV)/.tools ## compile for Vulkan in build/vulkan, with Mesa's software driver: Debian and Ubuntu, as root; JOBS=2

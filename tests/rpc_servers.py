@@ -1,4 +1,6 @@
-"""RPC servers on loopback: processes that end with the test. They compute on the CPU, whatever else the machine has."""
+"""RPC servers, on loopback if nothing else is said: processes that end with the test. They compute on the CPU,
+whatever else the machine has.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "GGML_VK_VISIBLE_DEVICES": ""}
 
@@ -19,16 +21,18 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def server() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def server(host: str = "127.0.0.1", inside: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """(process, port). inside: what runs a command where `host` is."""
     port = free_port()
-    command = [sys.executable, "-m", "compresskv_edge", "rpc-server", "--port", str(port), "--threads", "1"]
+    command = [*inside, sys.executable, "-m", "compresskv_edge", "rpc-server", "--host", host, "--port", str(port)]
+    command += ["--threads", "1"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, env={**os.environ, **NO_GPU}, **silent)
     try:
         for _ in range(600):
             assert process.poll() is None, "the server has stopped"
             with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
+                socket.create_connection((host, port)).close()
                 break
             time.sleep(0.05)
         yield process, port

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +144,47 @@ def test_a_server_that_dies_is_an_error(demo_model: Path) -> None:
     assert result.stdout.split() == ["decoded", "EngineError", "EngineError", "closed", "EngineError", "alone"], (
         result.stderr
     )
+
+
+@pytest.fixture
+def namespace() -> Iterator[tuple[list[str], str]]:
+    """A network of its own: what runs a command there, and its address. Its network device is called `there`."""
+    name = f"ckv{os.getpid()}"
+    inside = ["ip", "netns", "exec", name]
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        link = ["ip", "link", "add", f"{name}h", "type", "veth", "peer", "name", "there", "netns", name]
+        subprocess.run(link, check=True)
+        for where, device, address in (([], f"{name}h", "10.77.13.1/30"), (inside, "there", "10.77.13.2/30")):
+            subprocess.run([*where, "ip", "address", "add", address, "dev", device], check=True)
+            subprocess.run([*where, "ip", "link", "set", device, "up"], check=True)
+        yield inside, "10.77.13.2"
+    finally:
+        subprocess.run(["ip", "link", "delete", f"{name}h"])
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("ip"), reason="root, iproute2")
+def test_a_server_whose_network_goes_is_an_error(demo_model: Path, namespace: tuple[list[str], str]) -> None:
+    """Nothing comes back, no connection is closed: as when a board loses its power."""
+    inside, host = namespace
+    script = Path(__file__).with_name("rpc_network_goes.py")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with server(host, inside) as (_, first), server(host, inside) as (_, second):
+        clients = [
+            subprocess.Popen([sys.executable, str(script), str(demo_model), f"{host}:{port}", when], **pipes)
+            for port, when in ((first, "idle"), (second, "busy"))
+        ]
+        try:
+            assert [client.stdout.readline() for client in clients] == ["decoded\n", "decoded\n"]
+            time.sleep(1)  # the second one is busy
+            subprocess.run([*inside, "ip", "link", "set", "there", "down"], check=True)
+            ends = [client.communicate("\n", timeout=240)[0].split() for client in clients]
+        finally:
+            for client in clients:
+                client.kill()
+    assert ends == [["EngineError", "closed"]] * 2
 
 
 def test_addresses_are_checked() -> None:
