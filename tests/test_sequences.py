@@ -85,7 +85,8 @@ def test_together_is_as_alone(arch: str, type_kv: str, unified: bool, loaded: Ca
     # products of three rows and of one are other kernels, in stock as well; a wrong row or position gives .2 and more
     for seq_id in range(3):
         ours = np.stack([row[seq_id] for row in together])
-        devices.assert_same(ours, alone[seq_id], atol=_tolerance(arch, type_kv))
+        error = 0.1 if type_kv == "q4_0" else None  # a key that rounds the other way
+        devices.assert_same(ours, alone[seq_id], atol=_tolerance(arch, type_kv), error=error)
 
 
 def _kept_argument(llm: Any, seq_id: int) -> List[Any]:
