@@ -269,11 +269,14 @@ def _needle(name: str, data: Data) -> Iterator[str]:
 
 def _bench(name: str, data: Data) -> Iterator[str]:
     machine, plan, summary = data["machine"], data["plan"], data["summary"]
+    where = ", over RPC" if plan.get("rpc_servers") else ""
+    if plan.get("n_gpu_layers") and not where:
+        where = f", on {', '.join(machine['devices'])}"
     yield f"## Times and memory: {data['model']['name']}"
     yield (
         f"[{name}](results/{name}): `compresskv bench`, prompt of {plan['prompt_tokens']} tokens, "
         f"{plan['budget_tokens']} "
-        f"a layer, {data['threads']} threads of {machine['cpu']}{', over RPC' if plan.get('rpc_servers') else ''}."
+        f"a layer, {data['threads']} threads of {machine['cpu']}{where}."
     )
     yield markdown_table(["figure", "value"], [[key, _figure(value)] for key, value in summary.items()])
 
