@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import sys
 
-from prose import prose
-
 from compresskv_edge import Llama, Profile, native
 from compresskv_edge.demo import model_path
+from compresskv_edge.evaluate import needle
 
-NEEDLE, QUESTION = "The secret code of the amber lantern is 4817.", "Which code opens the amber lantern?"
-N_PREDICT, TAIL, BUDGET = 8, 64, 0.12
-
-
-def prompt() -> str:
-    # prose that does not repeat itself: a sentence said twice scores twice the same, and rounding chooses between them
-    before, after = prose(12, seed=1), prose(12, seed=3)
-    return f"{before}\n\n{NEEDLE} {after}\n\nQuestion: {QUESTION} Answer:"
+N_CONTEXT, TAIL, BUDGET = 640, 64, 0.12
+N_PREDICT = 6  # a space, four digits and the full stop
 
 
-def load() -> tuple[Llama, list[int]]:
+def load() -> tuple[Llama, needle.Prompt]:
     llm = Llama(
         model_path(), kv_profile="demo", kv_budget=BUDGET, kv_tail=TAIL, kv_prefill="full", kv_protect=False,
         n_ctx=4096, n_batch=512, n_ubatch=512, n_threads=1, n_threads_batch=1, verbose=False,
     )  # fmt: skip
-    return llm, llm.tokenize(prompt().encode())
+    return llm, needle.make_prompts(1, needle.token_counter(llm), contexts=(N_CONTEXT,))[0]
 
 
 def case() -> str:
-    llm, tokens = load()
+    llm, prompt = load()
+    tokens = llm.tokenize(prompt.text.encode())
     profile = Profile.load("demo")
     heads = profile.heads_used()
     budgets = llm._compression.budgets(len(tokens))
@@ -43,8 +37,8 @@ def case() -> str:
 
 
 def answer() -> str:
-    llm, tokens = load()
-    llm.reset()
+    llm, prompt = load()
+    tokens = llm.tokenize(prompt.text.encode())
     n_layer, found = Profile.load("demo").model.n_layer, []
     for token in llm.generate(tokens, temp=0.0):
         if not found:
@@ -52,6 +46,8 @@ def answer() -> str:
         found.append(token)
         if len(found) == N_PREDICT:
             break
+    said = llm.detokenize(found).decode()
+    assert needle.is_correct(said, prompt.answer), f"{said!r}, not {prompt.answer!r}"
     lines = [f"kept {' '.join(map(str, row))}" for row in kept] + [f"tokens {' '.join(map(str, found))}"]
     return "\n".join(lines)
 
