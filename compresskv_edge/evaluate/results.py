@@ -259,10 +259,13 @@ def _grid(rows: Sequence[Data], text: Callable[[Data], str]) -> str:
 
 def _needle(name: str, data: Data) -> Iterator[str]:
     settings = data["settings"]
-    yield f"## Needles, the first measurement: {settings['profile']}"
+    in_pieces = any(row["policy"] == "compresskv_chunked" for row in data["overall"])
+    subject = "prompts read whole and in pieces" if in_pieces else "the first measurement"
+    yield f"## Needles, {subject}: {settings['profile']}"
+    command = "python -m compresskv_edge.evaluate.needle" + (" --prefill" if in_pieces else "")
     yield (
-        f"[{name}](results/{name}): `python -m compresskv_edge.evaluate.needle`, {settings['n_prompts']} prompts of "
-        f"{_list(settings['contexts'])} tokens, seed {settings['seed']}; Wilson intervals."
+        f"[{name}](results/{name}): `{command}`, {settings['n_prompts']} prompts of {_list(settings['contexts'])} tokens, "
+        f"seed {settings['seed']}; Wilson intervals."
     )
     yield needle.markdown(data)
 
@@ -272,11 +275,10 @@ def _bench(name: str, data: Data) -> Iterator[str]:
     where = ", over RPC" if plan.get("rpc_servers") else ""
     if plan.get("n_gpu_layers") and not where:
         where = f", on {', '.join(machine['devices'])}"
-    yield f"## Times and memory: {data['model']['name']}"
+    yield f"## Times and memory: {data['model']['name']}{where}"
     yield (
         f"[{name}](results/{name}): `compresskv bench`, prompt of {plan['prompt_tokens']} tokens, "
-        f"{plan['budget_tokens']} "
-        f"a layer, {data['threads']} threads of {machine['cpu']}{where}."
+        f"{plan['budget_tokens']} a layer, {data['threads']} threads of {machine['cpu']}{where}."
     )
     yield markdown_table(["figure", "value"], [[key, _figure(value)] for key, value in summary.items()])
 
@@ -292,11 +294,12 @@ def _calibration(name: str, data: Data) -> Iterator[str]:
 
 def _digest(name: str, data: Data) -> Iterator[str]:
     settings = data["settings"]
-    yield f"## Documents read once: {settings['model']}, {percent(settings['budget'])}"
+    asked = f", {settings['questions']} questions of its own for each thousand tokens"
+    yield f"## Documents read once: {settings['model']}, {percent(settings['budget'])}, {settings['probe']}"
     yield (
         f"[{name}](results/{name}): `python -m compresskv_edge.evaluate.digest`, {settings['documents']} documents of "
-        f"{_list(settings['lengths'])} tokens, probe {settings['probe']}, {settings['questions']} questions of its own "
-        "for each thousand tokens; Wilson intervals, then the first to the last question."
+        f"{_list(settings['lengths'])} tokens, probe {settings['probe']}{asked if settings['probe'] == 'ask' else ''}; "
+        "Wilson intervals, then the first to the last question."
     )
     rows = {kind: data[kind] for kind in ("full", "digest")}
     yield markdown_table(
