@@ -264,8 +264,8 @@ def _needle(name: str, data: Data) -> Iterator[str]:
     yield f"## Needles, {subject}: {settings['profile']}"
     command = "python -m compresskv_edge.evaluate.needle" + (" --prefill" if in_pieces else "")
     yield (
-        f"[{name}](results/{name}): `{command}`, {settings['n_prompts']} prompts of {_list(settings['contexts'])} tokens, "
-        f"seed {settings['seed']}; Wilson intervals."
+        f"[{name}](results/{name}): `{command}`, {settings['n_prompts']} prompts of {_list(settings['contexts'])} "
+        f"tokens, seed {settings['seed']}; Wilson intervals."
     )
     yield needle.markdown(data)
 
