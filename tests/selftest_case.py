@@ -16,17 +16,20 @@ N_CONTEXT, TAIL, BUDGET = 640, 64, 0.12
 N_PREDICT = 6  # a space, four digits and the full stop
 
 
-def load() -> tuple[Llama, needle.Prompt]:
+def question(llm: Llama) -> needle.Prompt:
+    return needle.make_prompts(1, needle.token_counter(llm), contexts=(N_CONTEXT,))[0]
+
+
+def load() -> tuple[Llama, list[int]]:
     llm = Llama(
         model_path(), kv_profile="demo", kv_budget=BUDGET, kv_tail=TAIL, kv_prefill="full", kv_protect=False,
         n_ctx=4096, n_batch=512, n_ubatch=512, n_threads=1, n_threads_batch=1, verbose=False,
     )  # fmt: skip
-    return llm, needle.make_prompts(1, needle.token_counter(llm), contexts=(N_CONTEXT,))[0]
+    return llm, llm.tokenize(question(llm).text.encode())
 
 
 def case() -> str:
-    llm, prompt = load()
-    tokens = llm.tokenize(prompt.text.encode())
+    llm, tokens = load()
     profile = Profile.load("demo")
     heads = profile.heads_used()
     budgets = llm._compression.budgets(len(tokens))
@@ -37,8 +40,7 @@ def case() -> str:
 
 
 def answer() -> str:
-    llm, prompt = load()
-    tokens = llm.tokenize(prompt.text.encode())
+    llm, tokens = load()
     n_layer, found = Profile.load("demo").model.n_layer, []
     for token in llm.generate(tokens, temp=0.0):
         if not found:
@@ -47,7 +49,7 @@ def answer() -> str:
         if len(found) == N_PREDICT:
             break
     said = llm.detokenize(found).decode()
-    assert needle.is_correct(said, prompt.answer), f"{said!r}, not {prompt.answer!r}"
+    assert needle.is_correct(said, question(llm).answer), said
     lines = [f"kept {' '.join(map(str, row))}" for row in kept] + [f"tokens {' '.join(map(str, found))}"]
     return "\n".join(lines)
 
