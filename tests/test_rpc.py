@@ -165,7 +165,10 @@ def namespace() -> Iterator[tuple[list[str], str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("ip"), reason="root, iproute2")
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("ip"),
+    reason="a network that can be taken away needs a namespace of its own: Linux, root, iproute2",
+)
 def test_a_server_whose_network_goes_is_an_error(demo_model: Path, namespace: tuple[list[str], str]) -> None:
     """Nothing comes back, no connection is closed: as when a board loses its power."""
     inside, host = namespace
