@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .batch import Batch
     from .calibration import calibrate
-    from .dropin import replace_llama
-    from .llama import KVStats, Llama
-    from .profile import Profile
-    from .sequences import Sequences
+    from .model.profile import Profile
+    from .runtime.batch import Batch
+    from .runtime.dropin import replace_llama
+    from .runtime.llama import KVStats, Llama
+    from .runtime.sequences import Sequences
 
 __all__ = ["Batch", "KVStats", "Llama", "Profile", "Sequences", "__version__", "calibrate", "replace_llama"]
 
 _HOME = {
-    "Batch": "batch",
-    "KVStats": "llama",
-    "Llama": "llama",
-    "Profile": "profile",
-    "Sequences": "sequences",
+    "Batch": "runtime.batch",
+    "KVStats": "runtime.llama",
+    "Llama": "runtime.llama",
+    "Profile": "model.profile",
+    "Sequences": "runtime.sequences",
     "calibrate": "calibration",
-    "replace_llama": "dropin",
+    "replace_llama": "runtime.dropin",
 }
 
 
@@ -41,7 +41,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _offer_library() -> None:
-    from .library import offer
+    from .engine.library import offer
 
     offer()
 

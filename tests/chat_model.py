@@ -7,8 +7,8 @@ import random
 from typing import Any
 
 from compresskv_edge import Llama, Profile
-from compresskv_edge.demo import model_path
 from compresskv_edge.evaluate import haystack
+from compresskv_edge.model.packaged import model_path
 
 MODEL = model_path()
 SAMPLING = {"temperature": 0, "max_tokens": 24}

@@ -11,7 +11,8 @@ import devices
 import pytest
 from prose import prose
 
-from compresskv_edge import compression, random_gguf
+from compresskv_edge.model import random_gguf
+from compresskv_edge.model.packaged import model_path
 
 if TYPE_CHECKING:
     from compresskv_edge import Llama
@@ -50,7 +51,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def demo_model() -> Path:
     """The model that ships with the package."""
-    return Path(compression.__file__).parent / "models" / "demo-q8_0.gguf"
+    return Path(model_path())
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def parse(log: str) -> List[Graph]:
 
 
 def main(model: str, options: str) -> Dict[str, List[Graph]]:
-    from compresskv_edge.llama import Llama, llama_cpp, native  # the package chooses the library first
+    from compresskv_edge.runtime.llama import Llama, llama_cpp, native  # the package chooses the library first
 
     llm = Llama(model, n_ctx=1024, n_batch=128, n_threads=1, n_threads_batch=1, verbose=False, **json.loads(options))
     lines: List[str] = []

@@ -6,11 +6,11 @@ from typing import Any, List
 
 import numpy as np
 
-from compresskv_edge.measurement import ErrorCurves
+from compresskv_edge.model.measurement import ErrorCurves
+from compresskv_edge.model.profile import Profile
 from compresskv_edge.policies import Layer
 from compresskv_edge.policies.allocation import Curves
-from compresskv_edge.policies.recorder import column_sums
-from compresskv_edge.profile import Profile
+from compresskv_edge.runtime.recorder import column_sums
 
 N_HEAD, N_HEAD_KV, HEAD_DIM = 4, 2, 16
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from compresskv_edge import Llama, Profile
-from compresskv_edge.random_gguf import TINY_SHAPES, write_random_gguf
+from compresskv_edge.model.random_gguf import TINY_SHAPES, write_random_gguf
 
 
 def resident_bytes() -> float:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 
-from compresskv_edge import Llama, Profile, native
-from compresskv_edge.demo import model_path
+from compresskv_edge import Llama, Profile
+from compresskv_edge.engine import native
 from compresskv_edge.evaluate import needle
+from compresskv_edge.model.packaged import model_path
 
 N_CONTEXT, TAIL, BUDGET = 640, 64, 0.12
 N_PREDICT = 6  # a space, four digits and the full stop

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from compresskv_edge.demo import model_path
+from compresskv_edge.model.packaged import model_path
 
 MODEL = Path(model_path())
 OPTIONS = {"kv_profile": "uniform", "kv_budget": 128, "n_threads": 1, "n_threads_batch": 1, "port": 0}

@@ -7,7 +7,8 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 
-from compresskv_edge import Batch, Llama, native
+from compresskv_edge import Batch, Llama
+from compresskv_edge.engine import native
 from compresskv_edge.errors import BudgetError, ContextError, PolicyError
 
 HAY = "The survey confirms the limits of the first experiment, and no further comment is made. "

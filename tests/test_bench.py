@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from compresskv_edge import bench
-from compresskv_edge.bench_result import MAX_KV_DEVIATION, Plan
+from compresskv_edge.apps.bench import run as bench
+from compresskv_edge.apps.bench.result import MAX_KV_DEVIATION, Plan
+from compresskv_edge.engine.machine import machine_facts, resident_bytes
+from compresskv_edge.engine.native import Layer
 from compresskv_edge.errors import BudgetError, UnsupportedModelError
-from compresskv_edge.machine import machine_facts, resident_bytes
-from compresskv_edge.native import Layer
 
 PLAN = Plan(
     prompt_tokens=300, budget_tokens=64, decode_tokens=20, repeats=2, prefill_repeats=2, n_threads=1, tail_tokens=48

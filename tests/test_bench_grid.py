@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from test_bench_result import MIB, RESULT, RIVALS
 
-from compresskv_edge import bench_grid
-from compresskv_edge.bench_result import Plan
+from compresskv_edge.apps.bench import grid as bench_grid
+from compresskv_edge.apps.bench.result import Plan
 
 
 def test_every_prompt_meets_every_budget():

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from compresskv_edge import bench_result
-from compresskv_edge.bench_result import Check, Eviction, KVBytes, Peaks, Plan, Result, Rival, Samples
+from compresskv_edge.apps.bench import result as bench_result
+from compresskv_edge.apps.bench.result import Check, Eviction, KVBytes, Peaks, Plan, Result, Rival, Samples
 
 MIB = 2**20
 RESULT = Result(

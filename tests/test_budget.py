@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compresskv_edge.budget import allocate, resolve_mean_budget
 from compresskv_edge.errors import BudgetError
+from compresskv_edge.method.budget import allocate, resolve_mean_budget
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "budgets.json").read_text())
 PUBLISHED = [(name, int(mean)) for name, model in GOLDEN["published"].items() for mean in model["budgets"]]

@@ -17,8 +17,8 @@ from compresskv_edge import Llama, Profile
 from compresskv_edge.calibration import Corpus, Plan, Progress, auto, runner
 from compresskv_edge.calibration.state import State
 from compresskv_edge.errors import CalibrationError, UnsupportedModelError
-from compresskv_edge.gguf_file import GGUF
-from compresskv_edge.profile import ModelFacts
+from compresskv_edge.model.gguf_file import GGUF
+from compresskv_edge.model.profile import ModelFacts
 
 SMALL = Plan(n_documents=3, n_error_documents=2, min_tokens=256, max_tokens=384, answer_tokens=12)
 

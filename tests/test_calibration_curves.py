@@ -13,7 +13,7 @@ from compresskv_edge.calibration import Corpus, Plan, calibrate, curves
 from compresskv_edge.calibration.engine import Engine
 from compresskv_edge.calibration.prompts import make_documents
 from compresskv_edge.errors import CalibrationError, ProfileError
-from compresskv_edge.measurement import ErrorCurves
+from compresskv_edge.model.measurement import ErrorCurves
 
 PLAN = Plan(n_documents=3, n_error_documents=1, n_curve_documents=1, n_questions=1, min_tokens=400, max_tokens=500)
 

@@ -9,8 +9,8 @@ from typing import Any
 import chat_model
 import pytest
 
-from compresskv_edge.chat.conversation import Conversation
-from compresskv_edge.chat.document import Document
+from compresskv_edge.apps.chat.conversation import Conversation
+from compresskv_edge.apps.chat.document import Document
 from compresskv_edge.errors import BudgetError, ChatError, EngineError
 
 FACTS = chat_model.facts()
@@ -156,7 +156,7 @@ def test_a_failing_engine_leaves_the_conversation_as_it_was(talk: Any, monkeypat
         raise EngineError("the device is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("compresskv_edge.native.compress", fail)
+        patch.setattr("compresskv_edge.engine.native.compress", fail)
         with pytest.raises(EngineError, match="gone"):
             ask(chat, FACTS[0].question)
     assert chat.messages == []
@@ -170,7 +170,7 @@ def test_again_needs_a_question(talk: Any) -> None:
 
 def test_a_full_disk_costs_the_snapshot_only(talk: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     chat = talk()
-    monkeypatch.setattr("compresskv_edge.chat.snapshot._new_file", _full_disk)
+    monkeypatch.setattr("compresskv_edge.apps.chat.snapshot._new_file", _full_disk)
     chat.read_ahead()
     assert "disk is full" in caplog.text
     assert ask(chat, FACTS[0].question).rstrip(".") == FACTS[0].answer

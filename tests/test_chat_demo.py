@@ -12,9 +12,9 @@ from typing import Any
 import chat_model
 import pexpect
 
-from compresskv_edge import demo as shipped
-from compresskv_edge.chat import demo
-from compresskv_edge.server.arguments import parse
+from compresskv_edge.apps.chat import demo
+from compresskv_edge.apps.demo import run as shipped
+from compresskv_edge.apps.server.arguments import parse
 
 FACTS = [fact for _, fact in shipped.facts()]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pypdf
 import pytest
 
-from compresskv_edge.chat.document import Document, read_document
+from compresskv_edge.apps.chat.document import Document, read_document
 from compresskv_edge.errors import ChatError
 
 
@@ -97,7 +97,7 @@ def test_errors_name_the_file_and_the_remedy(name: str, make: object, said: str,
 
 
 def test_a_file_larger_than_any_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compresskv_edge.chat.document._MAX_BYTES", 10)
+    monkeypatch.setattr("compresskv_edge.apps.chat.document._MAX_BYTES", 10)
     (tmp_path / "long.txt").write_text("x" * 11)
     with pytest.raises(ChatError, match="more than any context"):
         read_document(tmp_path / "long.txt")

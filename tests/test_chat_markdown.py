@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from compresskv_edge.chat.markdown import MarkdownStream, PlainTagMarkdown
+from compresskv_edge.apps.chat.markdown import MarkdownStream, PlainTagMarkdown
 
 TEXT = """# Title
 

@@ -12,7 +12,7 @@ from typing import Any
 import chat_model
 import pytest
 
-from compresskv_edge.chat.model import find_model, open_model
+from compresskv_edge.apps.chat.model import find_model, open_model
 from compresskv_edge.errors import CalibrationError, ChatError, ProfileError
 
 NAME = "someone/tiny-GGUF:*q8_0.gguf"
@@ -81,7 +81,7 @@ def test_what_is_neither_a_file_nor_a_name(name: str) -> None:
 
 
 def test_without_a_profile_the_context_is_what_the_cache_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compresskv_edge.chat.model.STOCK_CONTEXT", 2048)
+    monkeypatch.setattr("compresskv_edge.apps.chat.model.STOCK_CONTEXT", 2048)
     llm = open_model(chat_model.MODEL, profile="none", options=ONE_THREAD)
     assert llm.n_ctx() == 2048
     assert llm._compression is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import chat_model
 
-from compresskv_edge.chat.prompt import prompt_tokens
+from compresskv_edge.apps.chat.prompt import prompt_tokens
 
 MESSAGES = [
     {"role": "system", "content": "Be brief."},

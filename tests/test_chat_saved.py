@@ -10,9 +10,9 @@ from pathlib import Path
 import chat_model
 import pytest
 
-from compresskv_edge.chat import saved
-from compresskv_edge.chat.conversation import Conversation
-from compresskv_edge.chat.document import Document
+from compresskv_edge.apps.chat import saved
+from compresskv_edge.apps.chat.conversation import Conversation
+from compresskv_edge.apps.chat.document import Document
 from compresskv_edge.errors import ChatError
 
 FACTS = chat_model.facts()

@@ -10,7 +10,7 @@ import chat_model
 import numpy as np
 import pytest
 
-from compresskv_edge.chat import snapshot
+from compresskv_edge.apps.chat import snapshot
 from compresskv_edge.errors import EngineError
 
 

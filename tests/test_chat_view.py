@@ -12,9 +12,9 @@ import pyte
 import pytest
 from rich.console import Console
 
-from compresskv_edge.chat.markdown import PlainTagMarkdown
-from compresskv_edge.chat.view import show_answer, show_passages, show_reading
-from compresskv_edge.chat.why import Passage, Piece
+from compresskv_edge.apps.chat.markdown import PlainTagMarkdown
+from compresskv_edge.apps.chat.view import show_answer, show_passages, show_reading
+from compresskv_edge.apps.chat.why import Passage, Piece
 
 WIDTH, HEIGHT = 60, 12
 CODE = "\n".join(f"line_{i} = {i}" for i in range(30))

@@ -9,9 +9,9 @@ import chat_model
 import numpy as np
 import pytest
 
-from compresskv_edge.chat.conversation import Conversation
-from compresskv_edge.chat.document import Document
-from compresskv_edge.chat.why import Piece, _pieces, kept_share, passages, pieces
+from compresskv_edge.apps.chat.conversation import Conversation
+from compresskv_edge.apps.chat.document import Document
+from compresskv_edge.apps.chat.why import Piece, _pieces, kept_share, passages, pieces
 
 FACT = chat_model.facts()[2]
 DOCUMENT = Document("facts.txt", chat_model.text())

@@ -12,7 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 import compresskv_edge
-from compresskv_edge import cli, library, random_gguf
+from compresskv_edge.apps import cli
+from compresskv_edge.engine import library
+from compresskv_edge.model import random_gguf
 
 _SMALL = {"prompt-tokens": 100, "budget": 32, "tail": 32, "decode-tokens": 4, "repeats": 1, "threads": 1}
 SMALL = [f"--{name}={value}" for name, value in _SMALL.items()]
@@ -36,8 +38,8 @@ def demo(monkeypatch):
         return 3
 
     fake = types.SimpleNamespace(run=run)
-    monkeypatch.setitem(sys.modules, "compresskv_edge.demo", fake)
-    monkeypatch.setattr(compresskv_edge, "demo", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "compresskv_edge.apps.demo.run", fake)
+    monkeypatch.setattr(compresskv_edge.apps.demo, "run", fake, raising=False)
     return calls
 
 
@@ -70,7 +72,7 @@ def test_ctrl_c_is_130(compresskv, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("compresskv_edge.doctor.examine", stopped)
+    monkeypatch.setattr("compresskv_edge.apps.doctor.examine", stopped)
     assert compresskv("doctor").exit_code == 130
 
 
@@ -174,7 +176,7 @@ def test_bench_of_several_budgets_ends_with_one_table(compresskv, tmp_path, tiny
 
 @pytest.mark.parametrize(("check", "status"), [([], 0), (["--check"], 1)])
 def test_a_missed_target_fails_only_when_asked(compresskv, tiny_gguf, monkeypatch, check, status):
-    monkeypatch.setattr("compresskv_edge.bench_result.MAX_EVICTION", 0.0)
+    monkeypatch.setattr("compresskv_edge.apps.bench.result.MAX_EVICTION", 0.0)
     result = compresskv("bench", tiny_gguf("qwen2"), *SMALL, *check)
     assert result.exit_code == status, result.output
     assert "NO" in result.stdout

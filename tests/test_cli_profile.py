@@ -8,9 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from compresskv_edge import Profile, cli
+from compresskv_edge import Profile
+from compresskv_edge.apps import cli
+from compresskv_edge.apps.cli import profile as cli_profile
 from compresskv_edge.calibration import runner
-from compresskv_edge.cli import profile as cli_profile
 
 app = typer.Typer(cls=cli._Group)
 cli_profile.register(app)

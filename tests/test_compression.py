@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from logits import Case, last_logits, prompt
 
-from compresskv_edge import Llama, Profile, compression, native, scoring
-from compresskv_edge.compression import Compression, parse_bytes
+from compresskv_edge import Llama, Profile
+from compresskv_edge.engine import native
 from compresskv_edge.errors import BudgetError, UnsupportedModelError
+from compresskv_edge.method import scoring
+from compresskv_edge.runtime import compression
+from compresskv_edge.runtime.compression import Compression, parse_bytes
 
 pytestmark = pytest.mark.every_device
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from compresskv_edge import demo, demo_view
+from compresskv_edge.apps.demo import run as demo
+from compresskv_edge.apps.demo import view as demo_view
 
 
 @pytest.fixture(scope="module")

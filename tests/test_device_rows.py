@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from test_ops import Recorder, ffi
 
-from compresskv_edge import Profile, native
+from compresskv_edge import Profile
+from compresskv_edge.engine import native
 
 PROFILE = Profile.load("demo")
 BUDGETS = [24, 40, 32, 56, 48, 28][: PROFILE.model.n_layer]  # a prefix of another length in each layer

@@ -10,11 +10,13 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 
-from compresskv_edge import Llama, digest, native
+from compresskv_edge import Llama
+from compresskv_edge.engine import native
 from compresskv_edge.errors import BudgetError, ContextError, EngineError, PolicyError
 from compresskv_edge.evaluate import digest as evaluation
 from compresskv_edge.evaluate import haystack
 from compresskv_edge.evaluate.needle import token_counter
+from compresskv_edge.runtime import digest
 
 DOCUMENTS = 2
 

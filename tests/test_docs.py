@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from compresskv_edge.cli import app
+from compresskv_edge.apps.cli import app
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

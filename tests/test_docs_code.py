@@ -25,8 +25,8 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from compresskv_edge.cli import app
-from compresskv_edge.server import arguments as server_arguments
+from compresskv_edge.apps.cli import app
+from compresskv_edge.apps.server import arguments as server_arguments
 
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")

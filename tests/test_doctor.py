@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from compresskv_edge import cli, doctor, library, plan
+from compresskv_edge.apps import cli, doctor, plan
+from compresskv_edge.engine import library
 from compresskv_edge.errors import LibraryError, UnsupportedModelError
-from compresskv_edge.sizes import ModelSizes
+from compresskv_edge.model.sizes import ModelSizes
 
 
 def run(*args: object) -> Any:

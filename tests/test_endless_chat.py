@@ -12,9 +12,9 @@ import pytest
 from test_llama import count_decoded
 
 from compresskv_edge import Llama
-from compresskv_edge.demo import model_path
+from compresskv_edge.engine.machine import resident_bytes
 from compresskv_edge.evaluate import haystack
-from compresskv_edge.machine import resident_bytes
+from compresskv_edge.model.packaged import model_path
 
 N_TURNS, BUDGET, TAIL = 200, 200, 128
 SYSTEM = {"role": "system", "content": "Answer in German."}  # a form that the model knows: docs/models.md

@@ -11,10 +11,12 @@ import pytest
 from conftest import ISWA_ARCHS, PLAIN_ARCHS
 from logits import TYPES, Case, last_logits, prompt
 
-from compresskv_edge import Llama, Profile, native, scoring
+from compresskv_edge import Llama, Profile
+from compresskv_edge.engine import native
 from compresskv_edge.errors import EngineError
-from compresskv_edge.llama import KVStats
-from compresskv_edge.profile import Settings
+from compresskv_edge.method import scoring
+from compresskv_edge.model.profile import Settings
+from compresskv_edge.runtime.llama import KVStats
 
 pytestmark = pytest.mark.every_device
 

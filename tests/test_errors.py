@@ -13,14 +13,9 @@ import pytest
 from conftest import UNSUPPORTED_ARCHS
 from logits import Case, last_logits, prompt
 
-from compresskv_edge import Llama, Profile, native
-from compresskv_edge.errors import (
-    BudgetError,
-    ContextError,
-    EngineError,
-    ProfileError,
-    UnsupportedModelError,
-)
+from compresskv_edge import Llama, Profile
+from compresskv_edge.engine import native
+from compresskv_edge.errors import BudgetError, ContextError, EngineError, ProfileError, UnsupportedModelError
 
 N_CTX = 2048
 

@@ -13,8 +13,8 @@ import rich.console
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from compresskv_edge.cli import app
-from compresskv_edge.cli import eval as command
+from compresskv_edge.apps.cli import app
+from compresskv_edge.apps.cli import eval as command
 from compresskv_edge.evaluate import form, suite_run
 from compresskv_edge.evaluate.grid import Step
 

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from compresskv_edge import Llama, Profile, policies
+from compresskv_edge import Llama, Profile
 from compresskv_edge.errors import CompressKVError, EvaluationError
 from compresskv_edge.evaluate import fidelity, grid, suite_run
 from compresskv_edge.evaluate.player import Attention, Outcome, RememberingLayer
 from compresskv_edge.evaluate.sample import Plan
 from compresskv_edge.evaluate.suite_run import Setup, SuiteRun
 from compresskv_edge.policies.layer import Layer
+from compresskv_edge.runtime import applied
 
 NAMES = ("compresskv", "snapkv", "pyramidkv", "cake", "streaming_llm", "tova", "keydiff", "knorm", "random", "h2o")
 BUDGETS = (0.03, 0.06, 0.12, 0.25, 64)
@@ -100,8 +101,8 @@ def test_outcomes_are_those_of_the_engine_run_alone(start: Callable[..., SuiteRu
                 n_threads=1, n_threads_batch=1, verbose=False,
             )  # fmt: skip
             tokens = run._player._prompter.opening(sample)
-            seen = policies.read(llm, tokens, [name])
-            kept = policies.apply(llm, name, 0.12, seen)
+            seen = applied.read(llm, tokens, [name])
+            kept = applied.apply(llm, name, 0.12, seen)
             outcome = found[sample.name, name]
             assert outcome.n_prompt == len(tokens)
             assert outcome.n_kept == pytest.approx(np.mean(kept))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from compresskv_edge.errors import CompressKVError
 from compresskv_edge.evaluate import haystack, needle
 from compresskv_edge.evaluate.needle import Outcome
-from compresskv_edge.profile import Profile
+from compresskv_edge.model.profile import Profile
 
 N_SAMPLE = 18
 PUBLISHED = Path(__file__).parents[1] / "docs" / "results" / "needle.json"

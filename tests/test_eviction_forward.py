@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy_llama import NumpyLlama, write_f32_copy
 
-from compresskv_edge import Llama, Profile, native
+from compresskv_edge import Llama, Profile
+from compresskv_edge.engine import native
 from compresskv_edge.evaluate import needle
 
 pytestmark = pytest.mark.every_device

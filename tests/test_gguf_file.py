@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from compresskv_edge.errors import UnsupportedModelError
-from compresskv_edge.gguf_file import GGUF
+from compresskv_edge.model.gguf_file import GGUF
 
 
 @pytest.mark.parametrize("quant", ["F32", "F16", "Q8_0", "Q4_0"])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compresskv_edge.knapsack import spend
+from compresskv_edge.method.knapsack import spend
 
 
 def test_by_hand() -> None:

@@ -13,8 +13,10 @@ import pytest
 from logits import last_logits
 from numpy_llama import NumpyLlama
 
-from compresskv_edge import Llama, Profile, native, random_gguf
+from compresskv_edge import Llama, Profile
+from compresskv_edge.engine import native
 from compresskv_edge.errors import BudgetError, ContextError, EngineError, UnsupportedModelError
+from compresskv_edge.model import random_gguf
 
 pytestmark = pytest.mark.every_device
 

@@ -11,7 +11,8 @@ import pytest
 from logits import TYPES, last_logits
 from sequences import Context
 
-from compresskv_edge import Llama, Profile, native
+from compresskv_edge import Llama, Profile
+from compresskv_edge.engine import native
 from compresskv_edge.errors import EngineError
 
 N, KEPT = 300, 60

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compresskv_edge import library
+from compresskv_edge.engine import library
 from compresskv_edge.errors import LibraryError
 
 
@@ -32,7 +32,7 @@ def test_stock_llama_cpp_imported_first(path: str) -> None:
 def test_a_stock_library_in_the_place_of_ours() -> None:
     from test_stock import stock_library
 
-    out = run_python("import compresskv_edge.library as l; l.load()", COMPRESSKV_LIB_PATH=str(stock_library()))
+    out = run_python("import compresskv_edge.engine.library as l; l.load()", COMPRESSKV_LIB_PATH=str(stock_library()))
     assert "is a stock llama.cpp" in out.stderr
 
 
@@ -99,7 +99,7 @@ def test_a_build_with_one_kind_of_cpu_code_is_not_opened_early(
 
 def test_a_broken_build_is_told_when_it_is_used_not_when_imported(build_folder: Path) -> None:
     (build_folder / "libggml-cpu-x64.so").touch()  # and libggml is an empty file
-    out = run_python("import compresskv_edge; print('imported'); compresskv_edge.library.load()")
+    out = run_python("import compresskv_edge; print('imported'); compresskv_edge.engine.library.load()")
     assert out.stdout == "imported\n"
     assert out.returncode == 1
     assert "libllama" in out.stderr

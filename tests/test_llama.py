@@ -14,10 +14,9 @@ import pytest
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 from logits import Case, last_logits, prompt
 
-from compresskv_edge import Llama, Profile, native
-from compresskv_edge.errors import (
-    EngineError,
-)
+from compresskv_edge import Llama, Profile
+from compresskv_edge.engine import native
+from compresskv_edge.errors import EngineError
 
 pytestmark = pytest.mark.every_device
 

@@ -13,7 +13,9 @@ llm_cli = pytest.importorskip("llm.cli")
 
 from click.testing import CliRunner  # noqa: E402
 
-from compresskv_edge import Profile, demo, llm_plugin  # noqa: E402
+from compresskv_edge import Profile  # noqa: E402
+from compresskv_edge.apps import llm_plugin  # noqa: E402
+from compresskv_edge.apps.demo import run as demo  # noqa: E402
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def kept(run) -> list[int]:
 def test_the_entry_point_is_this_module() -> None:
     from importlib.metadata import entry_points
 
-    found = [each for each in entry_points(group="llm") if each.value == "compresskv_edge.llm_plugin"]
+    found = [each for each in entry_points(group="llm") if each.value == "compresskv_edge.apps.llm_plugin"]
     assert [each.load() for each in found] == [llm_plugin]
 
 

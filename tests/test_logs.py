@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from compresskv_edge import logs
-from compresskv_edge.cli import options
+from compresskv_edge.apps.cli import options
+from compresskv_edge.engine import logs
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compresskv_edge.errors import ProfileError
-from compresskv_edge.measurement import Calibration, pack_directions
-from compresskv_edge.profile import Profile
+from compresskv_edge.model.measurement import Calibration, pack_directions
+from compresskv_edge.model.profile import Profile
 
 MEANS = [np.arange(1, 17).reshape(2, 8), np.zeros((2, 8)), np.full((1, 4), -2.0)]
 

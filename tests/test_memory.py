@@ -11,7 +11,8 @@ import pytest
 from logits import TYPES, Case, prompt
 from sequences import Context
 
-from compresskv_edge import Llama, Profile, native
+from compresskv_edge import Llama, Profile
+from compresskv_edge.engine import native
 
 BUDGET, TAIL = 100, 64
 SMALL = 32  # bytes of padding that an allocator may add to a tensor

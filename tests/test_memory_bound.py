@@ -11,7 +11,7 @@ import pytest
 from logits import Case, prompt
 
 from compresskv_edge import Llama, Profile
-from compresskv_edge.random_gguf import TINY_SHAPES, write_random_gguf
+from compresskv_edge.model.random_gguf import TINY_SHAPES, write_random_gguf
 
 BUDGET, TAIL = 200, 128
 

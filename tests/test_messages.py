@@ -8,8 +8,8 @@ import pytest
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from compresskv_edge import Llama
-from compresskv_edge.messages import Turn, render, turn_of
-from compresskv_edge.protection import common_prefix
+from compresskv_edge.runtime.messages import Turn, render, turn_of
+from compresskv_edge.runtime.protection import common_prefix
 
 FORMATS = ("chatml", "llama-2", "llama-3", "mistral-instruct", "gemma", "zephyr", "alpaca")
 MESSAGES = [

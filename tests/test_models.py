@@ -23,7 +23,7 @@ import pytest
 from prose import prose
 
 from compresskv_edge import Llama
-from compresskv_edge.demo import model_path
+from compresskv_edge.model.packaged import model_path
 
 FOLDER = Path(__file__).parent / "models"
 sys.path.insert(0, str(FOLDER.parents[1] / "tools" / "models"))

@@ -13,7 +13,8 @@ from pathlib import Path
 import cffi
 import pytest
 
-from compresskv_edge import Profile, library, native
+from compresskv_edge import Profile
+from compresskv_edge.engine import library, native
 
 library.offer()
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from compresskv_edge import Llama, Profile, cli, plan
+from compresskv_edge import Llama, Profile
+from compresskv_edge.apps import cli, plan
+from compresskv_edge.apps.plan import Cache
 from compresskv_edge.errors import BudgetError
-from compresskv_edge.plan import Cache
-from compresskv_edge.shapes import USUAL
-from compresskv_edge.sizes import ModelSizes
+from compresskv_edge.model.shapes import USUAL
+from compresskv_edge.model.sizes import ModelSizes
 
 GIB = 1 << 30
 EIGHT_B = ModelSizes.from_shape(USUAL["llama-3.1-8b"])
@@ -92,7 +93,7 @@ def test_the_command_reads_a_header_and_writes_json(compresskv: Any, tiny_gguf: 
 def test_by_default_the_memory_is_what_is_free(
     compresskv: Any, tiny_gguf: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compresskv_edge.cli.plan.free_bytes", lambda: 123 << 20)
+    monkeypatch.setattr("compresskv_edge.apps.cli.plan.free_bytes", lambda: 123 << 20)
     assert json.loads(compresskv("plan", tiny_gguf("qwen2"), "--json").stdout)["memory_bytes"] == 123 << 20
 
 

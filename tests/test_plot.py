@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from compresskv_edge import Profile
+from compresskv_edge.apps.plot import _ranking, plot_profile
 from compresskv_edge.errors import CompressKVError, ProfileError
-from compresskv_edge.plot import _ranking, plot_profile
 
 
 @pytest.mark.parametrize("name", ["demo", "llama-3.1-8b-instruct"])

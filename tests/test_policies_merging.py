@@ -11,9 +11,12 @@ import pytest
 from layers import curved
 from logits import Case, last_logits, prompt
 
-from compresskv_edge import Batch, Llama, Profile, native, policies, random_gguf
+from compresskv_edge import Batch, Llama, Profile, policies
+from compresskv_edge.engine import native
 from compresskv_edge.errors import PolicyError
+from compresskv_edge.model import random_gguf
 from compresskv_edge.policies.merging import Merge, merge
+from compresskv_edge.runtime import applied
 
 K = np.array([[[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [-1.0, 0.0], [0.1, 1.0]]])  # (1, 5, 2)
 V = np.array([[[1.0], [10.0], [3.0], [100.0], [20.0]]])  # (1, 5, 1)
@@ -111,7 +114,7 @@ TOKENS = prompt(Case("", N_PROMPT))
 EVICTING = [name for name in policies.names() if name != "full"]
 OPTIONS = Merge(threshold=0.3)  # keys of a random model have little in common
 MERGE = "+merge:threshold=0.3"
-Loaded = Tuple[Llama, policies.Seen, Any]
+Loaded = Tuple[Llama, applied.Seen, Any]
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +123,7 @@ def loaded(tiny_gguf: Callable[..., Path]) -> Loaded:
     path = str(tiny_gguf("llama"))
     profile, threads = curved(path), {"n_threads": 1, "n_threads_batch": 1}
     llm = Llama(path, kv_profile=profile, kv_tail=TAIL, kv_protect=False, n_ctx=2048, verbose=False, **threads)
-    seen = policies.read(llm, TOKENS)
+    seen = applied.read(llm, TOKENS)
     return llm, seen, llm.save_state()
 
 
@@ -162,11 +165,11 @@ def test_every_policy_merges_what_it_evicts(name: str, loaded: Loaded) -> None:
         llm.load_state(state)
         llm.protect(protected.tolist())
         before, positions = rows(llm), held(llm)
-        policies.apply(llm, name, BUDGET, seen)
+        applied.apply(llm, name, BUDGET, seen)
         plain = held(llm)
         for _ in range(2):
             llm.load_state(state)
-            policies.apply(llm, name + MERGE, BUDGET, seen)
+            applied.apply(llm, name + MERGE, BUDGET, seen)
             assert [kept.tolist() for kept in held(llm)] == [kept.tolist() for kept in plain]
             assert_merged(llm, before, positions, fixed)
     finally:
@@ -184,13 +187,13 @@ def test_decoding_merges_as_well_and_rows_count_for_what_they_hold(name: str, lo
 
     llm.load_state(state)
     before, positions = rows(llm), held(llm)
-    policies.apply(llm, name + MERGE, BUDGET, seen)
+    applied.apply(llm, name + MERGE, BUDGET, seen)
     counts = assert_merged(llm, before, positions, fixed)
     for _ in range(2):
         llm.eval(TOKENS[:30])
         before, positions = rows(llm), held(llm)
         counts = [np.concatenate([count, np.ones((len(count), 30))], axis=1) for count in counts]
-        policies.evict(llm)
+        applied.evict(llm)
         counts = assert_merged(llm, before, positions, fixed, counts)
     assert max(count.max() for count in counts) > 3
 
@@ -201,7 +204,7 @@ def test_decoding_goes_on(name: str, loaded: Loaded) -> None:
     texts = []
     for _ in range(2):
         llm.load_state(state)
-        policies.apply(llm, name + MERGE, BUDGET, seen)
+        applied.apply(llm, name + MERGE, BUDGET, seen)
         token, text = 65, []
         for _ in range(2 * TAIL):
             llm.eval([token])
@@ -215,9 +218,9 @@ def test_decoding_goes_on(name: str, loaded: Loaded) -> None:
 @pytest.mark.parametrize("name", EVICTING)
 def test_a_prompt_within_its_budget_is_left_alone(name: str, loaded: Loaded) -> None:
     llm = loaded[0]
-    seen = policies.read(llm, TOKENS[:40], [name])
+    seen = applied.read(llm, TOKENS[:40], [name])
     before = rows(llm)
-    assert policies.apply(llm, name + MERGE, BUDGET, seen) == [40] * len(seen.layers)
+    assert applied.apply(llm, name + MERGE, BUDGET, seen) == [40] * len(seen.layers)
     for one, other in zip(before, rows(llm)):
         np.testing.assert_array_equal(one, other)
 

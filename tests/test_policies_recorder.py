@@ -10,10 +10,13 @@ import pytest
 from logits import Case, last_logits, prompt
 from sequences import Context
 
-from compresskv_edge import Llama, Profile, native, policies, scoring
+from compresskv_edge import Llama, Profile, policies
+from compresskv_edge.engine import native
 from compresskv_edge.errors import EngineError, UnsupportedModelError
-from compresskv_edge.policies.recorder import Needs, Recorder, column_sums
-from compresskv_edge.profile import Settings
+from compresskv_edge.method import scoring
+from compresskv_edge.model.profile import Settings
+from compresskv_edge.runtime import applied
+from compresskv_edge.runtime.recorder import Needs, Recorder, column_sums
 
 N = 700  # tokens: more than one fold, more than two blocks of the sample
 TOKENS = prompt(Case("", N))
@@ -60,7 +63,7 @@ def assert_same_queries(layer: policies.Layer, found: Any, true: Any) -> None:
 
 
 def test_mass_is_the_attention_of_all_queries(llm: Llama, truth: List[Dict[str, Any]]) -> None:
-    seen = policies.read(llm, TOKENS, ["h2o"])
+    seen = applied.read(llm, TOKENS, ["h2o"])
     for layer, true in zip(seen.layers, truth):
         rows = [scoring.window_attention(true["q"], true["k"], head).sum(axis=0) for head in range(4)]
         np.testing.assert_allclose(layer.mass, np.mean(rows, axis=0), rtol=1e-3 if layer.index == 0 else 0.1)
@@ -70,7 +73,7 @@ def test_mass_is_the_attention_of_all_queries(llm: Llama, truth: List[Dict[str, 
 @pytest.mark.parametrize(("name", "n"), [("snapkv", 32), ("snapkv:window=50", 50), ("scissorhands", 400), ("tova", 8)])
 def test_recent_queries(name: str, n: int, llm: Llama, truth: List[Dict[str, Any]]) -> None:
     for n_prompt in (N, 411, n):
-        seen = policies.read(llm, TOKENS[:n_prompt], [name])
+        seen = applied.read(llm, TOKENS[:n_prompt], [name])
         for layer, true in zip(seen.layers, truth):
             assert layer.queries.shape[1] >= min(n, n_prompt)
             assert_same_queries(layer, layer.queries[:, -n:], true["q"][:, max(n_prompt - n, 0) : n_prompt])
@@ -80,15 +83,15 @@ def test_recent_queries(name: str, n: int, llm: Llama, truth: List[Dict[str, Any
 def test_the_sample_is_the_end_of_each_block_however_the_prompt_is_read(
     names: List[str], llm: Llama, truth: List[Dict[str, Any]]
 ) -> None:
-    seen = policies.read(llm, TOKENS, names)
+    seen = applied.read(llm, TOKENS, names)
     at = [*range(248, 256), *range(504, 512)]
     for layer, true in zip(seen.layers, truth):
         assert_same_queries(layer, layer.sample, true["q"][:, at])
 
 
 def test_attention_is_counted_while_decoding_and_leaves_with_its_token(llm: Llama) -> None:
-    seen = policies.read(llm, TOKENS[:300], ["h2o"])
-    policies.apply(llm, "h2o", 100, seen)
+    seen = applied.read(llm, TOKENS[:300], ["h2o"])
+    applied.apply(llm, "h2o", 100, seen)
     kept = llm.kv_kept(0)
     shape, queries = llm._compression.layers[0], []
     for token in TOKENS[300:345]:
@@ -102,7 +105,7 @@ def test_attention_is_counted_while_decoding_and_leaves_with_its_token(llm: Llam
     recorder.finish(llm)
     np.testing.assert_allclose(recorder.records[0].mass, want, rtol=1e-5)
 
-    policies.evict(llm)
+    applied.evict(llm)
     at = np.flatnonzero(np.isin(np.concatenate([kept, np.arange(300, 345)]), llm.kv_kept(0)))
     np.testing.assert_allclose(recorder.records[0].mass, want[at], rtol=1e-5)
 
@@ -161,11 +164,11 @@ def test_however_a_text_comes_its_queries_are_read_once(cut: int, llm: Llama, tr
 
 def test_a_recorded_prompt_is_decoded_as_any_other(llm: Llama) -> None:
     """Cache and logits to the bit, and no memory is left behind."""
-    policies.read(llm, TOKENS, ["compresskv"])
+    applied.read(llm, TOKENS, ["compresskv"])
     want = [native.read_kv(llm.ctx, il, layer)[0] for il, layer in enumerate(llm._compression.layers)]
     logits, before = last_logits(llm), native.memory(llm.ctx)
     for name in ("snapkv", "scissorhands", "h2o"):
-        policies.read(llm, TOKENS, [name])
+        applied.read(llm, TOKENS, [name])
         for il, layer in enumerate(llm._compression.layers):
             np.testing.assert_array_equal(native.read_kv(llm.ctx, il, layer)[0], want[il])
         np.testing.assert_array_equal(last_logits(llm), logits)
@@ -215,6 +218,6 @@ def test_queries_beside_the_window(llm: Llama, truth: List[Dict[str, Any]]) -> N
 
 def test_a_cache_that_moved_on(llm: Llama) -> None:
     recorder = Recorder(llm._compression.layers, 8, Needs(mass=True))
-    policies.read(llm, TOKENS[:20], ["tova"])
+    applied.read(llm, TOKENS[:20], ["tova"])
     with pytest.raises(EngineError, match="the policy has seen 0 tokens but the cache is at 20"):
         recorder.finish(llm)

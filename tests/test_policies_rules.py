@@ -7,8 +7,9 @@ from typing import Any, List, Sequence
 import numpy as np
 import pytest
 
-from compresskv_edge import budget, policies
+from compresskv_edge import policies
 from compresskv_edge.errors import BudgetError
+from compresskv_edge.method import budget
 from compresskv_edge.policies import Layer, cake, kvcrush, q_filters, scissorhands, streaming_llm, treekv, uncomp
 from compresskv_edge.policies.allocation import Wish
 from compresskv_edge.policies.prefixkv import share as prefix_share

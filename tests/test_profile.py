@@ -8,7 +8,7 @@ import gguf
 import pytest
 
 from compresskv_edge.errors import BudgetError, ProfileError, UnsupportedModelError
-from compresskv_edge.profile import ModelFacts, Profile, Settings, schema_json
+from compresskv_edge.model.profile import ModelFacts, Profile, Settings, schema_json
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "budgets.json").read_text())["published"]
@@ -329,5 +329,5 @@ def test_schema_file_equals_the_code():
 
 
 def test_schema_command():
-    command = [sys.executable, "-m", "compresskv_edge.profile", "--schema"]
+    command = [sys.executable, "-m", "compresskv_edge.model.profile", "--schema"]
     assert json.loads(subprocess.check_output(command)) == json.loads(schema_json())

@@ -11,7 +11,7 @@ from logits import Case, prompt
 
 from compresskv_edge import Llama
 from compresskv_edge.errors import BudgetError, ContextError
-from compresskv_edge.protection import N_SINKS, Protection, common_prefix, named_positions, with_floor
+from compresskv_edge.runtime.protection import N_SINKS, Protection, common_prefix, named_positions, with_floor
 
 
 def test_positions() -> None:

@@ -8,7 +8,7 @@ import pytest
 from conftest import ISWA_ARCHS, PLAIN_ARCHS, UNSUPPORTED_ARCHS
 
 from compresskv_edge import Llama
-from compresskv_edge.random_gguf import BOS, EOS, SHAPES, TINY_SHAPES, n_parameters, write_random_gguf
+from compresskv_edge.model.random_gguf import BOS, EOS, SHAPES, TINY_SHAPES, n_parameters, write_random_gguf
 
 ALL_ARCHS = PLAIN_ARCHS + ISWA_ARCHS + UNSUPPORTED_ARCHS
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from compresskv_edge.cli import app
+from compresskv_edge.apps.cli import app
 from compresskv_edge.evaluate import needle
-from compresskv_edge.profile import Profile
+from compresskv_edge.model.profile import Profile
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

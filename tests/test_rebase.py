@@ -13,7 +13,8 @@ from logits import TYPES
 from numpy_llama import NumpyLlama
 from sequences import Context
 
-from compresskv_edge import Llama, Profile, native
+from compresskv_edge import Llama, Profile
+from compresskv_edge.engine import native
 from compresskv_edge.errors import EngineError, UnsupportedModelError
 
 pytestmark = pytest.mark.every_device

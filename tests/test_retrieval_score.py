@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compresskv_edge.calibration.answer import recall
-from compresskv_edge.calibration.attention import attend, attention, look_at
 from compresskv_edge.calibration.retrieval_score import classic_score, rank, semantic_score
-from compresskv_edge.scoring import window_attention
+from compresskv_edge.method.attention import attend, attention, look_at
+from compresskv_edge.method.scoring import window_attention
 
 # the scores
 

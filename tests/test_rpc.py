@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 from rpc_servers import free_port, server
 
-from compresskv_edge import Llama, bench, native, rpc
-from compresskv_edge.bench_result import Plan
+from compresskv_edge import Llama
+from compresskv_edge.apps.bench import run as bench
+from compresskv_edge.apps.bench.result import Plan
+from compresskv_edge.engine import native, rpc
 from compresskv_edge.errors import EngineError
 
 PROMPT = "The survey confirms the limits of the first experiment, and no further comment is made. " * 30

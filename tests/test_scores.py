@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from logits import TYPES, Case, prompt
 
-from compresskv_edge import Llama, native, scoring
+from compresskv_edge import Llama
+from compresskv_edge.engine import native
 from compresskv_edge.errors import EngineError
+from compresskv_edge.method import scoring
 
 pytestmark = pytest.mark.every_device
 

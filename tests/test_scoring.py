@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from compresskv_edge.errors import BudgetError
-from compresskv_edge.scoring import pool, select_tokens, token_scores, window_attention
+from compresskv_edge.method.scoring import pool, select_tokens, token_scores, window_attention
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 POOLING = {"avgpool": "avg", "maxpool": "max"}

@@ -14,7 +14,9 @@ from conftest import ISWA_ARCHS, PLAIN_ARCHS
 from logits import TYPES
 from sequences import Context
 
-from compresskv_edge import Llama, Profile, native, scoring
+from compresskv_edge import Llama, Profile
+from compresskv_edge.engine import native
+from compresskv_edge.method import scoring
 
 pytestmark = pytest.mark.every_device
 

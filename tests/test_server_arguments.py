@@ -11,10 +11,10 @@ import pexpect
 import pytest
 from typer.testing import CliRunner
 
-from compresskv_edge import cli, server
+from compresskv_edge.apps import cli, server
+from compresskv_edge.apps.server.arguments import parse
+from compresskv_edge.apps.server.settings import KV_OPTIONS, ModelSettings
 from compresskv_edge.errors import CompressKVError
-from compresskv_edge.server.arguments import parse
-from compresskv_edge.server.settings import KV_OPTIONS, ModelSettings
 
 
 @pytest.fixture(autouse=True)

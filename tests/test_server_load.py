@@ -9,9 +9,9 @@ import pytest
 from server_process import MODEL
 
 from compresskv_edge import Llama
+from compresskv_edge.apps.server.load import Aborted, close_slots, load_slots
+from compresskv_edge.apps.server.settings import ModelSettings
 from compresskv_edge.errors import UnsupportedModelError
-from compresskv_edge.server.load import Aborted, close_slots, load_slots
-from compresskv_edge.server.settings import ModelSettings
 
 THREADS = {"n_threads": 1, "n_threads_batch": 1}
 

@@ -12,9 +12,9 @@ import openai
 import pytest
 from server_process import serving
 
-from compresskv_edge.server.metrics import Metrics
-from compresskv_edge.server.middleware import Guard
-from compresskv_edge.server.settings import ServerSettings
+from compresskv_edge.apps.server.metrics import Metrics
+from compresskv_edge.apps.server.middleware import Guard
+from compresskv_edge.apps.server.settings import ServerSettings
 
 
 async def counting_app(scope, receive, send):

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from compresskv_edge.server.errors import ApiError
-from compresskv_edge.server.pool import Pool
-from compresskv_edge.server.slot import Memory, Run, shared_prefix
+from compresskv_edge.apps.server.errors import ApiError
+from compresskv_edge.apps.server.pool import Pool
+from compresskv_edge.apps.server.slot import Memory, Run, shared_prefix
 
 
 class FakeLlama:
@@ -34,7 +34,7 @@ def memory(tokens, frozen=0):
 
 @pytest.fixture(autouse=True)
 def _slots_remember_what_their_llama_says(monkeypatch):
-    monkeypatch.setattr("compresskv_edge.server.slot.Slot._remember", lambda self: self.llama.memory)
+    monkeypatch.setattr("compresskv_edge.apps.server.slot.Slot._remember", lambda self: self.llama.memory)
 
 
 def tokens(*values):

@@ -11,8 +11,9 @@ import devices
 import pytest
 from logits import TYPES, Case, last_logits, prompt
 
-from compresskv_edge import Llama, Profile, session
+from compresskv_edge import Llama, Profile
 from compresskv_edge.errors import CompressKVError, PolicyError, SessionError
+from compresskv_edge.runtime.session import session
 
 pytestmark = pytest.mark.every_device
 

@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from logits import Case, prompt
 
-from compresskv_edge import Llama, session_file
+from compresskv_edge import Llama
 from compresskv_edge.errors import SessionError
+from compresskv_edge.runtime.session import file as session_file
 
 PARTS = {"tokens": np.arange(5, dtype="<i4"), "logits": np.zeros(0, "<f4"), "state": np.arange(251, dtype=np.uint8)}
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from conftest import ISWA_ARCHS, PLAIN_ARCHS
 
-from compresskv_edge import Llama, Profile, logs
+from compresskv_edge import Llama, Profile
+from compresskv_edge.engine import logs
 from compresskv_edge.errors import UnsupportedModelError
-from compresskv_edge.random_gguf import n_parameters
-from compresskv_edge.shapes import USUAL
-from compresskv_edge.sizes import ModelSizes, pad
+from compresskv_edge.model.random_gguf import n_parameters
+from compresskv_edge.model.shapes import USUAL
+from compresskv_edge.model.sizes import ModelSizes, pad
 
 GGML_TYPE = {"f16": 1, "q4_0": 2, "q8_0": 8}
 

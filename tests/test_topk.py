@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from compresskv_edge import topk
-from compresskv_edge.topk import top_k_indices
+from compresskv_edge.method import topk
+from compresskv_edge.method.topk import top_k_indices
 
 
 def adversary(n):

@@ -21,8 +21,10 @@ from logits import TYPES, last_logits
 from numpy_llama import write_f32_copy
 from rpc_servers import server
 
-from compresskv_edge import Llama, Profile, native, scoring
+from compresskv_edge import Llama, Profile
+from compresskv_edge.engine import native
 from compresskv_edge.evaluate import needle
+from compresskv_edge.method import scoring
 
 PROFILE = {"kv_profile": "demo", "kv_budget": 0.12}
 N_LAYER = Profile.load("demo").model.n_layer

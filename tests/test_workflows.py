@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compresskv_edge.library import BINDING_VERSION
+from compresskv_edge.engine.library import BINDING_VERSION
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

@@ -31,7 +31,7 @@ def commands() -> str:
     from typer.cli import get_docs_for_click
     from typer.main import get_command
 
-    from compresskv_edge.cli import app
+    from compresskv_edge.apps.cli import app
 
     command = get_command(app)
     context = command.make_context("compresskv", [], resilient_parsing=True)
@@ -44,7 +44,7 @@ def commands() -> str:
 
 def _serve() -> str:
     """The server has a parser of its own."""
-    from compresskv_edge.server.arguments import help_text
+    from compresskv_edge.apps.server.arguments import help_text
 
     return f"{help_text()}```\n"
 

@@ -15,8 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from compresskv_edge import Llama, Profile
-from compresskv_edge.demo import model_path
 from compresskv_edge.evaluate import needle
+from compresskv_edge.model.packaged import model_path
 
 FOLDER = Path(__file__).parents[1] / "docs" / "figures"
 STOCK, PREFIX, TAIL, FACT = "#9a9a9a", "#1f5fa8", "#e08e2b", "#c8413b"

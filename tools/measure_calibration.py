@@ -11,14 +11,15 @@ import json
 import math
 from pathlib import Path
 
-from compresskv_edge import Profile, calibrate, native
-from compresskv_edge.budget import resolve_mean_budget
+from compresskv_edge import Profile, calibrate
 from compresskv_edge.calibration import Corpus, Plan
 from compresskv_edge.calibration.prompts import make_documents
 from compresskv_edge.calibration.runner import open_engine
-from compresskv_edge.demo import model_path
+from compresskv_edge.engine import native
 from compresskv_edge.evaluate.needle import is_correct
-from compresskv_edge.scoring import select_tokens
+from compresskv_edge.method.budget import resolve_mean_budget
+from compresskv_edge.method.scoring import select_tokens
+from compresskv_edge.model.packaged import model_path
 
 BUDGETS = (0.015, 0.03, 0.06)
 HALVES_BUDGET = 0.03

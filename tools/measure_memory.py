@@ -34,7 +34,7 @@ KV_ROW_BYTES = 2  # f16, an element
 
 def load(options, mode, n_ctx, **more):
     from compresskv_edge import Llama
-    from compresskv_edge.bench import uniform_profile
+    from compresskv_edge.apps.bench.run import uniform_profile
 
     shared = {"n_threads": options.threads, "n_threads_batch": options.threads, "verbose": False}
     if mode != "stock":
@@ -73,7 +73,7 @@ def modes(options):
 
 def modes_child(options):
     from compresskv_edge import Llama
-    from compresskv_edge.demo import model_path
+    from compresskv_edge.model.packaged import model_path
 
     shared = {"n_threads": options.threads, "n_threads_batch": options.threads, "n_ctx": 4096, "verbose": False}
     if options.child != "stock":
@@ -226,13 +226,13 @@ def main():
         return
     options.tokens = options.tokens or (20_000 if options.what == "decode" else 65_536)
     if options.model is None and options.what != "modes":
-        from compresskv_edge.bench import write_model
+        from compresskv_edge.apps.bench.run import write_model
 
         options.model = str(write_model("qwen2.5-0.5b", "Q4_0", Path(platformdirs.user_cache_dir("compresskv-edge"))))
     if options.child:
         limit_child(options)
         return
-    from compresskv_edge.machine import machine_facts
+    from compresskv_edge.engine.machine import machine_facts
 
     results = {"modes": modes, "limit": limit, "decode": decode, "steady": steady}[options.what](options)
     settings = {name: getattr(options, name) for name in ("tokens", "budget", "tail", "ubatch", "threads", "rounds")}

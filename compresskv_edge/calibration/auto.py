@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..errors import CalibrationError, ProfileError
-from ..gguf_file import GGUF
-from ..profile import ModelFacts, Profile
+from ..model.gguf_file import GGUF
+from ..model.profile import ModelFacts, Profile
 from .corpus import Corpus, PathLike
 from .engine import Engine
 from .progress import bar

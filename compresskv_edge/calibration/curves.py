@@ -14,11 +14,11 @@ from typing import List, Optional
 import numpy as np
 import numpy.typing as npt
 
-from .. import native
+from ..engine import native
+from ..method.scoring import pool
 from ..policies.compresskv import score
 from ..policies.keydiff import difference
 from ..policies.layer import Layer
-from ..scoring import pool
 from .engine import Engine
 
 Float64 = npt.NDArray[np.float64]

@@ -11,11 +11,11 @@ from typing import Any, Optional
 import numpy as np
 import numpy.typing as npt
 
-from .. import native
+from ..engine import native
 from ..errors import CalibrationError
-from ..gguf_file import GGUF
-from ..llama import Llama
-from ..profile import ModelFacts, Profile, Settings
+from ..model.gguf_file import GGUF
+from ..model.profile import ModelFacts, Profile, Settings
+from ..runtime.llama import Llama
 from .prompts import Render, chat, find_span, plain
 
 Float32 = npt.NDArray[np.float32]

@@ -12,7 +12,7 @@ from typing import Any, Optional
 import numpy as np
 import numpy.typing as npt
 
-from .attention import attend
+from ..method.attention import attend
 
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]

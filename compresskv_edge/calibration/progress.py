@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Callable
 
-from .. import logs
+from ..engine import logs
 
 # what a generated token costs, in tokens of a prompt
 DECODE_COST = 3

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import __version__
-from ..measurement import Calibration, ErrorCurves, pack_directions
-from ..profile import Profile, Provenance, Settings
+from ..model.measurement import Calibration, ErrorCurves, pack_directions
+from ..model.profile import Profile, Provenance, Settings
 from .answer import MIN_RECALL
 from .corpus import Corpus
 from .curves import POINTS

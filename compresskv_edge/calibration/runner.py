@@ -18,13 +18,13 @@ import numpy.typing as npt
 
 from .. import __version__
 from ..errors import CalibrationError
-from ..gguf_file import GGUF
-from ..profile import Profile
-from ..protection import common_prefix
-from ..scoring import select_tokens
+from ..method.attention import look_at
+from ..method.scoring import select_tokens
+from ..model.gguf_file import GGUF
+from ..model.profile import Profile
+from ..runtime.protection import common_prefix
 from . import curves
 from .answer import MIN_RECALL, recall
-from .attention import look_at
 from .corpus import Corpus, PathLike
 from .engine import MARGIN, Engine, Trace
 from .layer_error import outputs_of_kept, relative_errors

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from ..demo import model_path
-from ..digest import N_QUESTIONS, PROBES
-from ..llama import Llama
-from ..profile import Profile
+from ..model.packaged import model_path
+from ..model.profile import Profile
+from ..runtime.digest import N_QUESTIONS, PROBES
+from ..runtime.llama import Llama
 from . import haystack
 from .needle import is_correct, token_counter, wilson
 

@@ -17,8 +17,8 @@ from typing import Any, Optional
 
 import numpy as np
 
+from ..apps.plot import new_figure
 from ..errors import EvaluationError
-from ..plot import new_figure
 from . import report
 from .grid import BASE, FULL
 from .report import percent

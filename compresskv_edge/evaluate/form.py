@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any, Callable, Protocol
 
 from ..errors import EvaluationError
-from ..llama import Llama
-from ..protection import common_prefix
+from ..runtime.llama import Llama
+from ..runtime.protection import common_prefix
 from .haystack import question_prompt
 from .sample import Sample, Turn
 

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from .. import native
-from ..budget import resolve_mean_budget
-from ..demo import model_path
-from ..llama import Llama, ProfileSource
+from ..engine import native
+from ..method.budget import resolve_mean_budget
+from ..model.packaged import model_path
+from ..model.profile import Profile
 from ..policies import streaming_llm
-from ..profile import Profile
+from ..runtime.llama import Llama, ProfileSource
 from . import haystack
 
 BUDGETS = (0.25, 0.12, 0.06, 0.03)

@@ -10,10 +10,10 @@ from typing import Any, Union
 import numpy as np
 import numpy.typing as npt
 
-from .. import policies
 from ..errors import EvaluationError
-from ..llama import Llama
 from ..policies.layer import Float64, Layer
+from ..runtime import applied
+from ..runtime.llama import Llama
 from . import fidelity, metrics
 from .form import Prompter
 from .sample import Sample, Turn
@@ -133,7 +133,7 @@ class Player:
         if self._protect_system:
             self._llm.protect([range(self._prompter.n_system(sample))])
         start = time.perf_counter()
-        seen = policies.read(self._llm, tokens, list(names))
+        seen = applied.read(self._llm, tokens, list(names))
         ms = 1000 * (time.perf_counter() - start)
         self.counters.prefill += len(tokens)
         self.counters.prompts += 1
@@ -149,7 +149,7 @@ class Player:
         self.counters.restored += 1
         self._seconds, self._steps, prefill.attention.saved_s = 0.0, 0, 0.0
         start = time.perf_counter()
-        kept = policies.apply(llm, policy, budget, prefill.seen)
+        kept = applied.apply(llm, policy, budget, prefill.seen)
         evict_ms = 1000 * (time.perf_counter() - start + prefill.attention.saved_s)
         kv_bytes = llm.kv_stats().kv_bytes
         follow = self._follow if sample.turns[0].metric == "agreement" else self._answer_all
@@ -201,7 +201,7 @@ class Player:
         self._llm.eval(tokens)
         self.counters.decoded += len(tokens)
         logits = self._logits()
-        policies.evict(self._llm)
+        applied.evict(self._llm)
         return logits
 
     #

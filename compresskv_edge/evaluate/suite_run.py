@@ -14,12 +14,12 @@ from typing import Any, Callable, Optional, cast
 from threadpoolctl import threadpool_limits
 
 from .. import policies
-from ..budget import resolve_mean_budget
+from ..engine.machine import machine_facts
 from ..errors import EvaluationError
-from ..gguf_file import GGUF
-from ..llama import Llama, ProfileSource
-from ..machine import machine_facts
-from ..profile import Profile
+from ..method.budget import resolve_mean_budget
+from ..model.gguf_file import GGUF
+from ..model.profile import Profile
+from ..runtime.llama import Llama, ProfileSource
 from . import form as forms
 from . import grid
 from .journal import Journal

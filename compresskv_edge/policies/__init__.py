@@ -1,7 +1,7 @@
 """The field's ways to choose what a cache keeps, on one engine.
 
     Llama("model.gguf", kv_policy="snapkv")        # for users; default "compresskv"
-    policies.read, policies.apply                  # for evaluations: many policies on one prompt, see applied.py
+    applied.read, applied.apply                    # for evaluations: many policies on one prompt: runtime/applied.py
 
 A policy is scorer x pooling x layer allocation x moment, stated in NumPy (policy.py), in a file named as the method.
 docs/policies.md lists them, says what each costs, and shows how to add one.
@@ -9,9 +9,8 @@ docs/policies.md lists them, says what each costs, and shows how to add one.
 
 from __future__ import annotations
 
-from .applied import Seen, apply, evict, read
 from .layer import Layer
 from .policy import Policy
 from .registry import get, names
 
-__all__ = ["Layer", "Policy", "Seen", "apply", "evict", "get", "names", "read"]
+__all__ = ["Layer", "Policy", "get", "names"]

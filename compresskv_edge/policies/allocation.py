@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BudgetError
-from ..profile import Settings
+from ..model.profile import Settings
 from .layer import Layer
 
 Float64 = npt.NDArray[np.float64]

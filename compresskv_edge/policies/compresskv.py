@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..budget import allocate
-from ..scoring import window_attention
+from ..method.budget import allocate
+from ..method.scoring import window_attention
 from .allocation import Spread, Wish
 from .layer import Array, Layer
 from .policy import Policy
@@ -14,7 +14,7 @@ from .policy import Policy
 def policy() -> Policy:
     """Attention of the window (8) through the profile's retrieval heads (4 a layer), average pooling (5).
 
-    Window, kernel and pooling are the profile's. Scores in the library; ../scoring.py and ../budget.py are its
+    Window, kernel and pooling are the profile's. The library scores; scoring.py and budget.py of ../method are its
     statement, to which this one is equal.
     """
     return Policy(

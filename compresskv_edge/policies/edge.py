@@ -7,7 +7,7 @@ from typing import List, Tuple
 import numpy as np
 
 from ..errors import PolicyError
-from ..knapsack import spend
+from ..method.knapsack import spend
 from . import compresskv
 from .allocation import Curves, Spread, Wish, uniform
 from .keydiff import difference
@@ -26,7 +26,7 @@ def policy(
 ) -> Policy:
     """Our own variant of CompressKV. Each part can be taken back, to see what it is worth.
 
-    budgets: "curves", what each layer costs the answers at several budgets, solved as a knapsack (../knapsack.py);
+    budgets: "curves", what each layer costs the answers at several budgets, solved as a knapsack (method/knapsack.py);
     "errors", the paper's; "equal". later_share: part of the budget beside the window that goes to tokens whose keys
     differ from the others (KeyDiff, arXiv:2504.15364), whatever the question at hand: later ones may need them. first:
     tokens a layer that the question at hand gets before that. window: most recent tokens that stay, as in the paper,
@@ -81,7 +81,7 @@ def for_later(n_tokens: Array, later_share: float, first: int) -> Array:
 
 
 def two_parts(later_share: float, first: int) -> Selection:
-    """The best tokens for the question at hand, and those whose keys stand out (`policy`); ../digest.py as well."""
+    """The best tokens for the question at hand, and those whose keys stand out (`policy`); also for a digest."""
 
     def select(candidates: Candidates, k: int) -> Indices:
         n_later = round(float(for_later(np.asarray(k), later_share, first)))

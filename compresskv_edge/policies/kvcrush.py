@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..topk import top_k_indices
+from ..method.topk import top_k_indices
 from .layer import Array, Bools, Indices, Layer
 from .policy import Policy
 from .scorers import window_attention

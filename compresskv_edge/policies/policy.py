@@ -1,6 +1,6 @@
 """A policy: how tokens are scored x how scores are pooled x how the budget is spread over layers x when it acts.
 
-All of it is pure: arrays in, indices out. This statement in NumPy is the specification; `run.py` applies it to a model.
+All of it is pure: arrays in, indices out. This statement in NumPy is the specification; the runtime applies it.
 Tokens are shared by all KV heads of a layer, as in CompressKV: where a paper selects per head, its scores are averaged
 over the heads, and the policy's docstring says so.
 """
@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BudgetError
-from ..profile import Settings
-from ..scoring import pool
+from ..method.scoring import pool
+from ..model.profile import Settings
 from .allocation import Curves, Spread, Wish, settle, uniform
 from .layer import Array, Bools, Indices, Layer
 from .merging import Merge

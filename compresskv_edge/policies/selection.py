@@ -8,7 +8,7 @@ from typing import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ..topk import top_k_indices
+from ..method.topk import top_k_indices
 from .layer import Bools, Indices, Layer
 
 Float32 = npt.NDArray[np.float32]

@@ -19,9 +19,10 @@ from measure import LlamaEncoder, answers, is_right, next_token, open_model
 from prompts import SIMPLE, Book, Prompt, Task, make_prompt
 from text import Encoder
 
-from compresskv_edge import Llama, Profile, native
+from compresskv_edge import Llama, Profile
+from compresskv_edge.engine import native
+from compresskv_edge.model.profile import Settings
 from compresskv_edge.policies import streaming_llm
-from compresskv_edge.profile import Settings
 
 Scores = list[list[float]]
 Evict = Callable[[Llama, Prompt], None]

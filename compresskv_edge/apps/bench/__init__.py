@@ -1,0 +1,1 @@
+"""The bench: stock and compressed, side by side in one run."""

@@ -1,0 +1,277 @@
+"""A conversation with a model, perhaps about a document: what was said, and what the cache holds of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Callable, Optional, Union
+
+from ...engine import native
+from ...errors import ChatError, EngineError
+from ...method.budget import resolve_mean_budget
+from ...runtime.llama import Llama
+from .document import Document
+from .interrupt import Stop, aborts_decoding
+from .prompt import Message, prompt_tokens
+from .snapshot import Snapshot, n_shared
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of the last answer. Tokens that were run (not those found in the cache), tokens generated, and seconds.
+
+    `n_timed` tokens came within `answer_seconds`: those after the first piece, which comes with the prompt.
+    """
+
+    n_prompt: int = 0
+    n_generated: int = 0
+    n_timed: int = 0
+    prompt_seconds: float = 0.0
+    answer_seconds: float = 0.0
+    stopped: bool = False
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the answer; 0.0 if it was too short to say."""
+        return self.n_timed / self.answer_seconds if self.n_timed > 1 and self.answer_seconds else 0.0
+
+
+class Conversation:
+    """Messages and a model. The document stands before the first question that comes after it was attached.
+
+    fresh: every question sees the whole document: its full cache waits on disk (snapshot.py) and is compressed anew for
+    each; in bounded memory it is read anew. Otherwise questions see what was kept for the one before. sampling:
+    arguments of create_chat_completion. `timing` is that of the last answer.
+    """
+
+    def __init__(
+        self,
+        llm: Llama,
+        document: Optional[Document] = None,
+        system: str = "",
+        sampling: Optional[Mapping[str, Any]] = None,
+        *,
+        fresh: bool = True,
+    ) -> None:
+        self.llm = llm
+        self.fresh = fresh
+        self.snapshot = Snapshot()
+        self._is_bounded = False  # the document does not fit the memory
+        self.n_expected = self.n_cached = 0  # tokens of the prompt at hand, and of it in the cache: for a progress bar
+        self.system = system
+        self.sampling = dict(sampling or {})
+        self.document = document
+        self.timing = Timing()
+        self.stop = Stop()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was said; the document stays and is read again."""
+        self.messages: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
+        self._to_attach = self.document
+        self.timing = Timing()
+
+    def attach(self, document: Document) -> None:
+        """Put a document before the next question."""
+        self.document = self._to_attach = document
+
+    def restore(self, messages: list[Message], document: Optional[Document], system: str, *, attached: bool) -> None:
+        """Another conversation in place of this one. attached: the document stands in the messages already."""
+        self.system, self.document = system, document
+        self.clear()
+        self.messages = list(messages)
+        self._is_bounded = False  # what is saved is what later questions see
+        if attached:
+            self._to_attach = None
+
+    def close(self) -> None:
+        """Free the model, and the file that waits."""
+        self.snapshot.drop()
+        self.llm.close()
+
+    @property
+    def is_attached(self) -> bool:
+        """The document, if any, stands in the messages."""
+        return self._to_attach is None
+
+    #
+    # the model
+    #
+
+    def n_ahead(self) -> int:
+        """Tokens of the prompt that are known before the next question."""
+        return len(self._shared_prefix()) if self._to_attach else 0
+
+    def read_ahead(self) -> int:
+        """Run the document before a question is there, where all of it may be in memory. Returns tokens in the cache.
+
+        In bounded memory nothing is read: the question has to score the document. A stop ends the reading early; the
+        rest is read with the question. Raises ChatError if the document does not fit the context.
+        """
+        if self._to_attach is None or self.stop.requested:
+            return 0
+        tokens = self._shared_prefix()
+        self._check_fits(len(tokens))
+        self._is_bounded = not self._may_hold(len(tokens))
+        if self._is_bounded:
+            return 0
+        if self.snapshot.fits(tokens):
+            self.snapshot.put_back(self.llm)
+        self._go_back_to(tokens)
+        self._run(lambda: self.llm.eval(tokens[self.llm.n_tokens :]))
+        if self.fresh and self.llm._compression and not self.stop.requested:
+            self._keep_for_later()
+        return int(self.llm.n_tokens)
+
+    def _go_back_to(self, tokens: list[int]) -> None:
+        """What the cache holds of these tokens stays, say after a reading that was stopped."""
+        n = n_shared(self.llm.input_ids[: self.llm.n_tokens].tolist(), tokens[:-1])
+        frozen = self.llm._compression and native.stats(self.llm.ctx).n_frozen
+        self.llm.reset()
+        if n and not frozen:
+            self.llm.n_tokens = n  # eval() removes what lies behind
+
+    def _keep_for_later(self) -> None:
+        try:
+            self.snapshot.take(self.llm)
+        except EngineError as error:
+            _log.warning("%s; later questions see what the first one kept", error)
+
+    def ask(self, question: str) -> Iterator[str]:
+        """Pieces of the answer as they come. `stop.request()` ends it; what was said until then stays in the chat.
+
+        Raises ChatError if the conversation no longer fits the context, EngineError if the engine fails; the
+        conversation is then as it was before the question.
+        """
+        message = self._message(question)
+        prompt = prompt_tokens(self.llm, [*self.messages, message])
+        self._check_fits(len(prompt))
+        if self.snapshot.fits(prompt):
+            self.snapshot.put_back(self.llm)
+        self.n_expected, self.n_cached = len(prompt), int(self.llm.n_tokens)
+        if self.fresh and not self.snapshot.fits(prompt):
+            self._make_fresh()
+        pieces: list[str] = []
+        complete = False
+        try:
+            for piece in self._answer([*self.messages, message]):
+                pieces.append(piece)
+                yield piece
+            complete = not self.timing.stopped
+        finally:
+            if pieces or complete:
+                self.messages += [message, {"role": "assistant", "content": "".join(pieces)}]
+                self._to_attach = None
+
+    def _make_fresh(self) -> None:
+        if self._to_attach:
+            self.read_ahead()
+        elif self._is_bounded:
+            self.llm.reset()
+            self.n_cached = 0
+
+    def again(self) -> str:
+        """Take back the last question and all that was read, so that asking it again reads everything. Returns it."""
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            raise ChatError("there is no question yet: ask one first")
+        *self.messages, question, _ = self.messages
+        text = question["content"]
+        if self.document is not None and text.startswith(self.document.text):
+            self._to_attach, text = self.document, text[len(self.document.text) :].lstrip("\n")
+        self.llm.reset()
+        return text
+
+    def set_budget(self, budget: Union[int, float]) -> str:
+        """Change what the cache keeps, and say what that means now. Raises BudgetError, EngineError."""
+        compression = self.llm._compression
+        if compression is None:
+            raise EngineError("a budget needs a compressed cache: start without --profile none")
+        resolve_mean_budget(budget, 0, window=compression.window)
+        before, compression.budget = compression.mean_budget(self.llm.n_tokens), budget
+        after = compression.mean_budget(self.llm.n_tokens)
+        if self.snapshot.tokens:
+            return "the next question sees the whole document with it"
+        if not self.llm.kv_stats().n_evictions or not self.llm.n_tokens:
+            return "holds from the next question on"
+        if after < before:
+            self.llm.compress()
+            return "the cache is compressed to it already"
+        self.llm.reset()
+        return "what was evicted is gone, so the next question reads the conversation again"
+
+    def _message(self, question: str) -> Message:
+        document = self._to_attach
+        return {"role": "user", "content": question if document is None else f"{document.text}\n\n{question}"}
+
+    def _shared_prefix(self) -> list[int]:
+        """The tokens before the next question, whatever it is: what two different ones have in common."""
+        one, other = (prompt_tokens(self.llm, [*self.messages, self._message(text)]) for text in ("Why?", "0"))
+        return one[: n_shared(one, other)]
+
+    def _may_hold(self, n_tokens: int) -> bool:
+        compression = self.llm._compression
+        if compression is None:
+            return True
+        stats = native.stats(self.llm.ctx)
+        return compression.choose_prefill(n_tokens, self.llm.n_ctx(), stats) == "full"
+
+    def _check_fits(self, n_tokens: int) -> None:
+        n_ctx = self.llm.n_ctx()
+        if n_tokens >= n_ctx:
+            what = "the document" if self._to_attach else "the conversation"
+            trained = int(self.llm.metadata.get(f"{self.llm.metadata.get('general.architecture')}.context_length", 0))
+            remedy = f"--ctx {trained} is what the model was trained for, or " if trained > n_ctx else ""
+            raise ChatError(
+                f"{what} has {n_tokens} tokens, the context {n_ctx}: {remedy}"
+                "give a shorter one, or begin again with /new"
+            )
+
+    def _run(self, work: Callable[[], object]) -> None:
+        """Do something long that a stop may end in the middle: the cache then holds what was decoded before."""
+        try:
+            with aborts_decoding(self.llm, self.stop):
+                work()
+        except (RuntimeError, EngineError):
+            if not self.stop.requested:
+                raise
+
+    def _answer(self, messages: list[Message]) -> Iterator[str]:
+        start = first = time.perf_counter()
+        begun = said = False
+        n_first = 0
+        try:
+            if self.stop.requested:
+                return
+            with contextlib.ExitStack() as prefill:
+                prefill.enter_context(aborts_decoding(self.llm, self.stop))
+                stream: Any = self.llm.create_chat_completion(messages, stream=True, **self.sampling)
+                for chunk in stream:
+                    if not begun:
+                        prefill.close()  # what follows is one token after the other
+                        begun, first, n_first = True, time.perf_counter(), int(self.llm.n_tokens)
+                    piece = chunk["choices"][0]["delta"].get("content") or ""
+                    piece = piece if said else piece.lstrip()
+                    if piece:
+                        said = True
+                        yield piece
+                    if self.stop.requested:
+                        break
+        except (RuntimeError, EngineError):
+            if not self.stop.requested:
+                self.llm.reset()  # whatever it was, the next question begins on a clean cache
+                raise
+        finally:
+            n_now = int(self.llm.n_tokens)
+            self.timing = Timing(
+                n_prompt=self.n_expected - self.n_cached,
+                n_generated=n_now - self.n_expected + 1 if begun else 0,  # the last one is not decoded
+                n_timed=n_now - n_first if begun else 0,
+                prompt_seconds=first - start,
+                answer_seconds=time.perf_counter() - first,
+                stopped=self.stop.requested,
+            )

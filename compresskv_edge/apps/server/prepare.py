@@ -1,0 +1,133 @@
+"""Before a slot is asked for: the tokens of the prompt, whether they fit, and whether the request makes sense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Union
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+from fastapi import HTTPException
+from llama_cpp.server.app import prepare_request_resources
+
+from ...runtime.llama import llama_cpp
+from .errors import ApiError, context_length_exceeded
+from .generate import Call
+from .load import SlotLlama
+from .requests import NOT_ARGUMENTS, ChatRequest, CompletionRequest
+
+_BAD_REQUEST = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError, jinja2.TemplateError)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that can run: tokens of its prompt (n,), and what to do with the slot's Llama."""
+
+    tokens: npt.NDArray[np.int32]
+    call: Call
+
+
+def chat(llama: SlotLlama, body: ChatRequest, name: str) -> Prepared:
+    """Raises ApiError 400 for what cannot be answered."""
+    kwargs = _arguments(llama, body, name)
+    if not llama.chat_handler:  # a handler of its own may see images
+        kwargs["messages"] = [_plain(index, message) for index, message in enumerate(body.messages)]
+    captured = _render(llama, kwargs)
+    tokens = captured.prompt if isinstance(captured.prompt, list) else _tokens(llama, captured.prompt)
+    _check(llama, tokens, captured.kwargs)
+    return Prepared(np.asarray(tokens, dtype=np.int32), lambda slot: slot.create_chat_completion(**kwargs))
+
+
+def completion(llama: SlotLlama, body: CompletionRequest, name: str) -> Prepared:
+    """Raises ApiError 400 for what cannot be answered."""
+    kwargs = _arguments(llama, body, name)
+    tokens = _tokens(llama, str(body.prompt))
+    _check(llama, tokens, kwargs)
+    return Prepared(np.asarray(tokens, dtype=np.int32), lambda slot: slot.create_completion(**kwargs))
+
+
+def chat_tokens(llama: SlotLlama, messages: List[Dict[str, Any]]) -> npt.NDArray[np.int32]:
+    """A conversation as the model sees it: (n,)."""
+    return chat(llama, ChatRequest(messages=messages), "").tokens
+
+
+def _arguments(llama: SlotLlama, body: Union[ChatRequest, CompletionRequest], name: str) -> Dict[str, Any]:
+    kwargs = {**body.model_dump(exclude=NOT_ARGUMENTS), "model": name}
+    try:
+        prepare_request_resources(body, lambda _: llama, name, kwargs)
+    except HTTPException:
+        raise
+    except _BAD_REQUEST as error:
+        raise ApiError(400, f"the request cannot be prepared: {error}") from error
+    return kwargs
+
+
+def _plain(index: int, message: Dict[str, Any]) -> Dict[str, Any]:
+    """A message whose content is one string: templates of text models know no other."""
+    content = message.get("content")
+    if content is None:
+        return {**message, "content": ""}
+    if isinstance(content, str):
+        return message
+    parts = content if isinstance(content, list) else [content]
+    for part in parts:
+        if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+            raise ApiError(
+                400, f"messages[{index}].content holds something else than text, and this model reads text only",
+                param="messages",
+            )  # fmt: skip
+    return {**message, "content": "".join(part["text"] for part in parts)}
+
+
+class _Captured(Exception):
+    def __init__(self, prompt: Union[str, List[int]], kwargs: Dict[str, Any]) -> None:
+        super().__init__()
+        self.prompt, self.kwargs = prompt, kwargs
+
+
+class _Probe:
+    """Stands in for a Llama in a chat handler: everything but the completion works, and that tells what was asked."""
+
+    def __init__(self, llama: SlotLlama) -> None:
+        self._llama = llama
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._llama, name)
+
+    def create_completion(self, prompt: Union[str, List[int]], **kwargs: Any) -> Any:
+        raise _Captured(prompt, kwargs)
+
+
+def _render(llama: SlotLlama, kwargs: Dict[str, Any]) -> _Captured:
+    """The prompt of a chat: llama-cpp-python's own handler up to the moment when it would decode."""
+    try:
+        llama_cpp.Llama.create_chat_completion(_Probe(llama), **kwargs)
+    except _Captured as captured:
+        return captured
+    except _BAD_REQUEST as error:
+        raise ApiError(400, f"the chat template cannot render these messages: {error}", param="messages") from error
+    raise ApiError(500, f"the chat format {llama.chat_format!r} did not ask for a completion")
+
+
+def _tokens(llama: SlotLlama, text: str) -> List[int]:
+    tokens = llama.tokenize(text.encode("utf-8"), add_bos=False, special=True) if text else []
+    return [llama.token_bos(), *tokens] if llama._model.add_bos_token() or not tokens else tokens
+
+
+def _check(llama: SlotLlama, tokens: List[int], kwargs: Dict[str, Any]) -> None:
+    if len(tokens) >= llama.n_ctx():
+        raise context_length_exceeded(len(tokens), llama.n_ctx())
+    if kwargs.get("logprobs") is not None and not llama._logits_all:
+        raise ApiError(400, "logprobs need a server that was started with --logits_all true", param="logprobs")
+    if kwargs.get("grammar") is not None:
+        _check_grammar(llama, kwargs["grammar"])
+
+
+def _check_grammar(llama: SlotLlama, grammar: Any) -> None:
+    """llama.cpp answers a grammar that it cannot parse with NULL, and llama-cpp-python samples with that: a crash."""
+    rules, root = (text.encode("utf-8") for text in (grammar._grammar, grammar._root))
+    sampler = llama_cpp.llama_sampler_init_grammar(llama._model.vocab, rules, root)
+    if not sampler:
+        raise ApiError(400, "the grammar cannot be parsed: it has to be GBNF with a rule named root", param="grammar")
+    llama_cpp.llama_sampler_free(sampler)

@@ -1,0 +1,1 @@
+"""The native library and the machine that it runs on."""

@@ -1,0 +1,348 @@
+"""The calls of the native library (csrc/ckv.h) through cffi; library.py finds and loads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import BudgetError, CompressKVError, EngineError, UnsupportedModelError
+from . import library
+
+_POOLING = {"avg": 0, "max": 1}
+_REDUCE = {"sum": 0, "max": 1}
+
+# enum llama_ckv_status
+_ERR_ARGUMENT, _ERR_UNSUPPORTED, _ERR_STATE, _ERR_MEMORY, _ERR_COMPUTE = -1, -2, -3, -4, -5
+_ERRORS: dict[int, type[CompressKVError]] = {
+    _ERR_ARGUMENT: EngineError,
+    _ERR_UNSUPPORTED: UnsupportedModelError,
+    _ERR_STATE: EngineError,
+    _ERR_MEMORY: EngineError,
+    _ERR_COMPUTE: EngineError,
+}
+
+Float32 = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+
+def last_error() -> str:
+    """The sentence of this thread's last failed call, "" if none failed."""
+    ffi, lib = library.load()
+    return str(ffi.string(lib.llama_ckv_last_error()).decode())
+
+
+def _call(name: str, *args: Any) -> int:
+    """Call llama_ckv_<name>; a negative status becomes the exception that belongs to it."""
+    _, lib = library.load()
+    status = int(getattr(lib, f"llama_ckv_{name}")(*args))
+    if status < 0:
+        raise _ERRORS.get(status, EngineError)(last_error())
+    return status
+
+
+#
+# models
+#
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Shape of one layer; `evictable` is false for sliding-window layers, which are bounded already."""
+
+    n_head: int
+    n_head_kv: int
+    head_dim_k: int
+    head_dim_v: int
+    evictable: bool
+
+
+def check_model(model: int) -> None:
+    """Raise UnsupportedModelError, naming the architecture, if the model (llama_model *) cannot be compressed."""
+    _call("model_supported", _pointer("struct llama_model *", model))
+
+
+def model_layers(model: int, n_layer: int) -> list[Layer]:
+    """Shapes of all layers of a model (llama_model *)."""
+    ffi, _ = library.load()
+    out = ffi.new("struct llama_ckv_layer *")
+    layers = []
+    for il in range(n_layer):
+        _call("model_layer", _pointer("struct llama_model *", model), il, out)
+        layers.append(Layer(out.n_head, out.n_head_kv, out.head_dim_k, out.head_dim_v, bool(out.evictable)))
+    return layers
+
+
+def attach(model: int, heads: Sequence[Sequence[int]], *, window: int, kernel: int, pooling: str, n_tail: int) -> None:
+    """Give contexts that are created from `model` from now on a compressed cache.
+
+    heads: per layer, the query heads that score. Raises UnsupportedModelError or EngineError.
+    """
+    ffi, _ = library.load()
+    n_heads = max(map(len, heads))
+    padded = [[*map(int, row), *[-1] * (n_heads - len(row))] for row in heads]
+    flat = ffi.new("int32_t[]", [h for row in padded for h in row])
+    profile = ffi.new(
+        "struct llama_ckv_profile *",
+        [len(heads), n_heads, flat, window, kernel, _POOLING[pooling], n_tail],
+    )
+    _call("attach", _pointer("struct llama_model *", model), profile)
+
+
+#
+# contexts. seq_id is 0: a compressed cache holds one sequence for now
+#
+
+
+def prompt_begin(ctx: int, n_tokens: int, seq_id: int = 0) -> None:
+    """Make room for a prompt of n_tokens more tokens in one allocation."""
+    _call("prompt_begin", _context(ctx), seq_id, n_tokens)
+
+
+def prompt_end(ctx: int, budgets: Sequence[int], seq_id: int = 0) -> None:
+    """Compress if a layer holds more tokens than its budget. budgets: (n_layer,), window included."""
+    _compress("prompt_end", ctx, budgets, seq_id=seq_id)
+
+
+def compress(ctx: int, budgets: Sequence[int], seq_id: int = 0) -> None:
+    """Compress even if every layer is within its budget: all tokens but the window become prefix."""
+    _compress("compress", ctx, budgets, seq_id=seq_id)
+
+
+def compress_guided(ctx: int, budgets: Sequence[int], n_guide: int, seq_id: int = 0) -> None:
+    """As compress; the last n_guide tokens are a question that was decoded ahead: they score and are removed again."""
+    _compress("compress_guided", ctx, budgets, n_guide, seq_id=seq_id)
+
+
+def reserve(ctx: int, budgets: Sequence[int], seq_id: int = 0) -> None:
+    """Allocate what compressions to these budgets need, so that memory stays flat from one to the next."""
+    _compress("reserve", ctx, budgets, seq_id=seq_id)
+
+
+def _compress(name: str, ctx: int, budgets: Sequence[int], *args: int, seq_id: int = 0) -> None:
+    ffi, _ = library.load()
+    _call(name, _context(ctx), seq_id, ffi.new("int32_t[]", [int(b) for b in budgets]), *args)
+
+
+def rebase(ctx: int, n_max: int, seq_id: int = 0) -> int:
+    """Take out the positions that no layer holds; the next position, at most n_max, for which old tokens may go."""
+    return _call("rebase", _context(ctx), seq_id, n_max)
+
+
+def protect(ctx: int, positions: Sequence[int], seq_id: int = 0) -> None:
+    """Never evict the tokens at these positions; they count in the budgets. Replaces an earlier set."""
+    ffi, _ = library.load()
+    _call("protect", _context(ctx), seq_id, ffi.new("llama_pos[]", [int(p) for p in positions]), len(positions))
+
+
+def keep(ctx: int, kept: Sequence[Sequence[int] | npt.NDArray[np.integer]], seq_id: int = 0) -> None:
+    """Compress to a selection made elsewhere.
+
+    kept: per layer, ascending indices into `positions(ctx, layer)` with the window among them; empty where the layer
+    is not evictable.
+    """
+    ffi, _ = library.load()
+    flat = np.ascontiguousarray(np.concatenate([np.asarray(row, dtype=np.int32) for row in kept]), dtype=np.int32)
+    lengths = ffi.new("int32_t[]", [len(row) for row in kept])
+    _call("keep", _context(ctx), seq_id, ffi.cast("int32_t *", flat.ctypes.data), lengths)
+
+
+def choose(ctx: int, budgets: Sequence[int], n_guide: int = 0, seq_id: int = 0) -> list[Indices]:
+    """What compress, or with n_guide > 0 compress_guided, would keep: as `keep` takes it. Nothing changes."""
+    ffi, _ = library.load()
+    flat = np.empty(sum(max(int(b), 0) for b in budgets), dtype=np.int32)
+    lengths = np.zeros(len(budgets), dtype=np.int32)
+    _call(
+        "choose",
+        *(_context(ctx), seq_id, ffi.new("int32_t[]", [int(b) for b in budgets]), n_guide),
+        *(ffi.cast("int32_t *", a.ctypes.data) for a in (flat, lengths)),
+    )
+    ends = np.cumsum(lengths)
+    return [flat[end - n : end].astype(np.int64) for n, end in zip(lengths, ends)]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """struct llama_ckv_stats: sizes in bytes, time in milliseconds."""
+
+    n_tokens_seen: int
+    n_tail_used: int
+    n_tail: int
+    n_frozen: int
+    kv_bytes: int
+    kv_bytes_peak: int
+    kv_bytes_stock: int
+    window_bytes: int
+    n_evictions: int
+    eviction_ms: float
+
+
+def stats(ctx: int) -> Stats:
+    """Sizes and counts of a context's cache."""
+    ffi, _ = library.load()
+    out = ffi.new("struct llama_ckv_stats *")
+    _call("get_stats", _context(ctx), out)
+    return Stats(**{name: getattr(out, name) for name in Stats.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class SeqStats:
+    """struct llama_ckv_seq_stats: counts in tokens; `n_sharing` sequences use the same prefix, 0 if there is none."""
+
+    n_tokens_seen: int
+    n_tail_used: int
+    n_frozen: int
+    n_rebased: int
+    n_sharing: int
+
+
+def seq_stats(ctx: int, seq_id: int = 0) -> SeqStats:
+    """Counts of one sequence."""
+    ffi, _ = library.load()
+    out = ffi.new("struct llama_ckv_seq_stats *")
+    _call("get_seq_stats", _context(ctx), seq_id, out)
+    return SeqStats(**{name: getattr(out, name) for name in SeqStats.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Memory:
+    """llama_memory_breakdown, summed over the devices: bytes that the allocators hold for a context."""
+
+    model_bytes: int
+    context_bytes: int
+    compute_bytes: int
+
+
+def memory(ctx: int) -> Memory:
+    """What a context has allocated, with or without a profile."""
+    ffi, _ = library.load()
+    out = ffi.new("struct llama_ckv_memory *")
+    _call("get_memory", _context(ctx), out)
+    return Memory(**{name: getattr(out, name) for name in Memory.__dataclass_fields__})
+
+
+def positions(ctx: int, layer: int, seq_id: int = 0) -> Indices:
+    """Positions of the tokens that a layer holds, ascending: (n,)."""
+    ffi, _ = library.load()
+    n = _call("positions", _context(ctx), seq_id, layer, ffi.NULL, 0)
+    out = np.empty(n, dtype=np.int32)
+    _call("positions", _context(ctx), seq_id, layer, ffi.cast("int32_t *", out.ctypes.data), n)
+    return out.astype(np.int64)
+
+
+def keep_queries(ctx: int, n_tokens: int) -> None:
+    """Keep the queries of the last n_tokens tokens from now on, beside those of the window; 0 frees them."""
+    _call("keep_queries", _context(ctx), n_tokens)
+
+
+def read_queries(ctx: int, layer: int, shape: Layer, n: int, seq_id: int = 0) -> Float32:
+    """Queries of the last n tokens as attention saw them, oldest first: (n_head, n, head_dim).
+
+    n: up to the observation window, or to what `keep_queries` keeps. Scaled so that the logits are
+    q k^T / sqrt(head_dim); in the cache's rotated basis if the cache is quantised.
+    """
+    ffi, _ = library.load()
+    out = np.empty((shape.n_head, n, shape.head_dim_k), dtype=np.float32)
+    _call("read_queries", _context(ctx), seq_id, layer, n, ffi.cast("float *", out.ctypes.data))
+    return out
+
+
+def read_kv(ctx: int, layer: int, shape: Layer, seq_id: int = 0) -> tuple[Float32, Float32]:
+    """Keys and values of a layer, dequantised, in the order of `positions`: (n_head_kv, n, head_dim) each."""
+    ffi, _ = library.load()
+    n = len(positions(ctx, layer, seq_id))
+    k = np.empty((shape.n_head_kv, n, shape.head_dim_k), dtype=np.float32)
+    v = np.empty((shape.n_head_kv, n, shape.head_dim_v), dtype=np.float32)
+    _call("read_kv", _context(ctx), seq_id, layer, *(ffi.cast("float *", a.ctypes.data) for a in (k, v)))
+    return k, v
+
+
+def write_kv(
+    ctx: int,
+    layer: int,
+    shape: Layer,
+    rows: npt.NDArray[np.integer],
+    k: Optional[npt.NDArray[Any]] = None,
+    v: Optional[npt.NDArray[Any]] = None,
+    seq_id: int = 0,
+) -> None:
+    """Replace keys and values of some rows, quantised as the cache is; what `read_kv` read changes nothing.
+
+    rows: (n_rows,) ascending indices into `positions(ctx, layer)`. k, v: (n_head_kv, n_rows, head_dim); None: they
+    stay. A sequence that shares rows with a fork gets a copy of its own first. Raises EngineError.
+    """
+    ffi, _ = library.load()
+    for name, array, head_dim in (("k", k, shape.head_dim_k), ("v", v, shape.head_dim_v)):
+        want = (shape.n_head_kv, len(rows), head_dim)
+        if array is not None and array.shape != want:
+            raise EngineError(f"{name} of {len(rows)} rows of layer {layer} is {array.shape}, not {want}")
+    parts = [None if a is None else np.ascontiguousarray(a, dtype=np.float32) for a in (k, v)]
+    at = np.ascontiguousarray(rows, dtype=np.int32)
+    _call(
+        "write_kv",
+        *(_context(ctx), seq_id, layer, ffi.cast("int32_t *", at.ctypes.data), len(at)),
+        *(ffi.NULL if a is None else ffi.cast("float *", a.ctypes.data) for a in parts),
+    )
+
+
+def scores(ctx: int, layer: int, reduce: str = "sum") -> Float32:
+    """Attention that the last `window` tokens pay to each token of `positions(ctx, layer)`, not pooled: (n,).
+
+    reduce: "sum" over the queries and mean over the heads that score, or "max" over both.
+    """
+    ffi, _ = library.load()
+    out = np.empty(len(positions(ctx, layer)), dtype=np.float32)
+    _call("scores", _context(ctx), 0, layer, _REDUCE[reduce], ffi.cast("float *", out.ctypes.data))
+    return out
+
+
+def select_tokens(
+    q_window: npt.NDArray[Any],
+    k: npt.NDArray[Any],
+    heads: Sequence[int] | npt.NDArray[np.integer],
+    budget: int,
+    *,
+    window: int = 8,
+    kernel: int = 5,
+    pooling: str = "avg",
+) -> Indices:
+    """`compresskv_edge.method.scoring.select_tokens`, done by the library: same arguments, same result, same errors."""
+    ffi, _ = library.load()
+    if q_window.ndim != 3 or k.ndim != 3 or q_window.shape[1] != window or q_window.shape[2] != k.shape[2]:
+        raise ValueError(
+            f"expected q_window (n_head, window={window}, head_dim) and k (n_head_kv, n_tokens, head_dim), "
+            f"got {q_window.shape} and {k.shape}"
+        )
+    if pooling not in _POOLING:
+        raise ValueError(f'pooling must be "avg" or "max", got {pooling!r}')
+    if budget < window:
+        raise BudgetError(f"budget is {budget} tokens but the window alone holds {window}: use {window + 1} or more")
+    q32 = np.ascontiguousarray(q_window, dtype=np.float32)
+    k32 = np.ascontiguousarray(k, dtype=np.float32)
+    h32 = np.ascontiguousarray(heads, dtype=np.int32)
+    kept = np.empty(min(budget, k.shape[1]), dtype=np.int64)
+    try:
+        _call(
+            "select",
+            *(ffi.cast("float *", q32.ctypes.data), q32.shape[0], window),
+            *(ffi.cast("float *", k32.ctypes.data), k32.shape[0], k32.shape[1], k32.shape[2]),
+            *(ffi.cast("int32_t *", h32.ctypes.data), h32.size),
+            *(budget, kernel, _POOLING[pooling]),
+            ffi.cast("int64_t *", kept.ctypes.data),
+        )
+    except EngineError as error:
+        raise ValueError(str(error)) from None
+    return kept
+
+
+def _context(ctx: int) -> Any:
+    return _pointer("struct llama_context *", ctx)
+
+
+def _pointer(kind: str, address: Any) -> Any:
+    """A pointer of llama_cpp (int or ctypes.c_void_p) as cffi has it."""
+    ffi, _ = library.load()
+    value: Optional[int] = getattr(address, "value", address)
+    return ffi.cast(kind, value or 0)

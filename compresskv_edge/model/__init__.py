@@ -1,0 +1,1 @@
+"""What is known of a model without running it: its file, its profile, its sizes."""

@@ -1,0 +1,1 @@
+"""A model at work: `Llama`, what it evicts, what it saves."""

@@ -1,0 +1,105 @@
+"""Any policy on one prompt that was decoded once: what an evaluation needs.
+
+seen = applied.read(llm, tokens, ["h2o", "snapkv"])
+state = llm.save_state()
+for name in ("h2o", "snapkv"):
+    llm.load_state(state)
+    applied.apply(llm, name, 256, seen)
+    ...  # llm.sample(), llm.eval([token]), as always
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, List, Optional, Tuple, Union
+
+from ..engine import native
+from ..errors import PolicyError
+from ..policies.layer import Layer
+from ..policies.registry import get, names
+from .policy_run import Run
+from .recorder import Needs, Recorder
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A prompt's keys and what was recorded of its queries; never changed, and of no use for another prompt."""
+
+    tokens: Tuple[int, ...]
+    layers: Tuple[Layer, ...]  # that can evict
+    recorder: Recorder
+
+
+def read(llm: Any, tokens: Sequence[int], policies: Optional[Iterable[str]] = None) -> Seen:
+    """Decode a prompt from its start and record what some policies need of it (None: all of them).
+
+    Nothing is evicted before the next `apply`.
+
+    llm: a compresskv_edge.Llama with a profile, kv_prefill="full" or None. Raises PolicyError, ContextError.
+    """
+    compression = llm._require("applied.read")
+    if compression.always_bounded:
+        raise PolicyError(f"kv_prefill={compression.prefill!r} never holds a whole prompt: open the model with 'full'")
+    wanted = [get(name) for name in (names() if policies is None else policies)]
+    # native ones read the library's own window; another may be applied to the same prompt without it
+    recorder = Recorder(compression.layers, compression.window, Needs.of(wanted))
+    run = Run("full", compression, recorder)
+    run.policy = replace(run.policy, recent=recorder.needs.recent, sentences=any(policy.sentences for policy in wanted))
+    compression.run, compression.generating = run, False
+    llm.reset()
+    llm.eval(list(tokens))
+    recorder.finish(llm)
+    layers = tuple(run.read_layer(llm, il) for il in run.evictable)
+    return Seen(tuple(int(token) for token in tokens), layers, recorder.copy(recorder.needs))
+
+
+def apply(llm: Any, policy: str, budget: Union[int, float], seen: Optional[Seen] = None) -> List[int]:
+    """Evict what the policy does not keep of the prompt in the cache.
+
+    From then on `llm.eval` evicts by this policy whenever the tail is full, and `llm.generate` uses it as well.
+
+    policy: as `get`. budget: tokens a layer on average (int), or that as a fraction of the prompt. seen: of `read`;
+    only policies that need no more than keys and the library's window work without it. Returns the number of tokens
+    that each layer holds now: (n_layer,). Raises PolicyError, BudgetError, EngineError.
+    """
+    compression = llm._require("applied.apply")
+    run = Run(policy, compression)
+    run.mean = compression.mean_of(budget, llm.n_tokens, evicts=run.policy.evicts)
+    layers = None
+    if not run.native:
+        layers = _layers_of(llm, run, policy, seen)
+        if seen is not None:
+            run.take(seen.recorder)
+    compression.run, compression.generating = run, True
+    compression.current = run.at_prompt_end(llm, run.mean, layers)
+    return [len(native.positions(llm.ctx, il)) for il in range(len(compression.layers))]
+
+
+def evict(llm: Any) -> List[int]:
+    """Compress what the cache holds now, by the policy and to the budgets of the last `apply`: (n_layer,) tokens held.
+
+    For the end of a later turn's question; between two calls of this `llm.eval` does it whenever the tail is full.
+    """
+    compression = llm._require("applied.evict")
+    if not compression.current:
+        raise PolicyError("no policy was applied to this text yet: call applied.apply first")
+    compression.run.compress(llm, compression.current)
+    return [len(native.positions(llm.ctx, il)) for il in range(len(compression.layers))]
+
+
+def _layers_of(llm: Any, run: Run, name: str, seen: Optional[Seen]) -> Optional[Sequence[Layer]]:
+    needs = Needs.of([run.policy])
+    if seen is None:
+        if not Recorder(run.compression.layers, run.compression.window, needs).idle:
+            raise PolicyError(f"policy {name!r} looks at queries that are gone: read the prompt with applied.read")
+        return None
+    if list(seen.tokens) != llm._input_ids.tolist():
+        raise PolicyError(
+            f"the cache holds {llm.n_tokens} tokens, not the {len(seen.tokens)} of the prompt that was read: "
+            "restore its state first"
+        )
+    sentences = run.policy.sentences and seen.layers and seen.layers[0].ends is None
+    if not seen.recorder.needs.covers(needs) or sentences:
+        raise PolicyError(f"policy {name!r} needs more than was recorded: name it in applied.read")
+    return seen.layers

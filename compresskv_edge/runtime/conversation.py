@@ -1,0 +1,116 @@
+"""What `Llama` does between prompts: chats, sessions, digests."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, List, Optional, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from ..engine import native
+from . import digest
+from .messages import turn_of
+from .protection import common_prefix
+from .session import session
+
+if TYPE_CHECKING:
+    from .compression import Compression
+
+    _Base = Any
+else:
+    _Base = object
+
+_log = logging.getLogger(__name__)
+
+
+class Conversation(_Base):
+    """Part of `Llama`, above llama_cpp.Llama."""
+
+    _compression: Optional[Compression]
+    _restored_logits: Optional[npt.NDArray[np.float32]] = None  # of the last token, until one is decoded
+
+    def _say_if_run_again(self, compression: Compression, tokens: Sequence[int]) -> None:
+        """A history edited where tokens are evicted: the base class runs all of it again, maybe for minutes."""
+        n_same = common_prefix(self._input_ids.tolist(), tokens)
+        n_frozen = native.stats(self._ctx.ctx).n_frozen
+        is_there = n_same == len(tokens) == self.n_tokens and not self._requires_eval
+        if 0 < min(n_same, len(tokens) - 1) < n_frozen and not is_there:
+            # another conversation with the same system prompt is no surprise
+            level = logging.WARNING if n_same > compression.protection.n_first else logging.DEBUG
+            text = (
+                "the prompt differs from the cache at token %d, tokens before %d are compressed: all %d are run again"
+            )
+            _log.log(level, text, n_same, n_frozen, len(tokens))
+
+    def create_chat_completion(self, messages: List[Any], *args: Any, **kwargs: Any) -> Any:
+        """As llama_cpp.Llama.create_chat_completion. With a profile, the system prompt is never evicted."""
+        compression = self._compression
+        if compression is not None:
+            with_question = compression.prefill in (None, "guided")
+            compression.turn = turn_of(self, messages, kwargs, with_question=with_question)
+        return super().create_chat_completion(messages, *args, **kwargs)
+
+    def sample(self, *args: Any, **kwargs: Any) -> int:
+        """As llama_cpp.Llama.sample, and right after load_session as if the session had never been saved."""
+        if self._restored_logits is None:
+            return int(super().sample(*args, **kwargs))
+        kwargs.pop("idx", None)
+        return session.draw(self._sampler or self._init_sampler(*args, **kwargs), self._restored_logits)
+
+    def reset(self) -> None:
+        """As llama_cpp.Llama.reset."""
+        super().reset()
+        self._restored_logits = None
+
+    def load_state(self, state: Any) -> None:
+        """As llama_cpp.Llama.load_state."""
+        super().load_state(state)
+        self._restored_logits = None
+        if self._compression is not None:
+            self._compression.run.recorder.forget()
+
+    def save_session(self, path: Union[str, os.PathLike[str]]) -> None:
+        """Write what was read and said so far to a file (docs/session-format.md), a few MB of a compressed cache.
+
+        The file is replaced at once: a kill at any moment leaves the old one or the new one. Raises SessionError, and
+        PolicyError for a kv_policy that goes by more than the cache holds.
+        """
+        if self._compression is not None:
+            self._compression.run.must_not_record("save_session")
+        session.capture(self).save(path)
+
+    load_session = session.LoadSession()
+
+    def digest(
+        self,
+        text: Union[str, Sequence[int]],
+        *,
+        kv_budget: Union[int, float, None] = None,
+        probe: str = "ask",
+        n_questions: int = digest.N_QUESTIONS,
+        seed: int = 0,
+    ) -> session.Session:
+        """Read a document once for questions to come; afterwards ask [*session.tokens, *question] as often as you like.
+
+        Args:
+            text: the document, or its tokens.
+            kv_budget: what stays of it, as in the constructor; None: the same.
+            probe: what decides beside the tokens' keys. "ask": the model asks itself questions; "repeat": it repeats
+                the document (KVzip, arXiv:2505.23416); "keys": nothing, the document is read once (docs/memory.md).
+            n_questions: that the model asks itself for each thousand tokens, where it asks.
+            seed: of these questions.
+
+        The session is what the cache holds then: save it, or take it in again with load_session. What the cache held
+        before is gone. Raises BudgetError, ContextError, PolicyError, EngineError.
+        """
+        compression = self._require("digest")
+        compression.run.must_not_record("digest")
+        compression.run.must_not_merge("digest")
+        tokens = self.tokenize(text.encode()) if isinstance(text, str) else list(text)
+        budget = compression.budget if kv_budget is None else kv_budget
+        budgets = compression.run.budgets(compression.mean_of(budget, len(tokens)), len(tokens))
+        digest.digest(self, compression, tokens, digest.Plan(probe, n_questions, seed), budgets)
+        return session.capture(self)

@@ -1,0 +1,228 @@
+"""Sessions: what a `Llama` has read, as an object and as a file, so that it is read once.
+
+llm.save_session("manual.session")                  # a few MB
+llm = Llama.load_session("manual.session")          # another day: milliseconds instead of the prefill
+llm.load_session("manual.session")                  # or into an instance that is there
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from ...engine import native
+from ...errors import ContextError, SessionError
+from . import file as session_file
+from .header import Header, describe, differences, saved_policy
+
+if TYPE_CHECKING:
+    from ..compression import Compression
+    from ..llama import Llama
+
+SessionSource = Union[str, "os.PathLike[str]", "Session"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """Tokens, their part of the cache, and what the next token is drawn from.
+
+    `tokens` (n_tokens,), `logits` (n_vocab,) of the last token or (0,), `state` bytes of llama.cpp.
+    """
+
+    header: Header
+    tokens: npt.NDArray[np.int32]
+    logits: npt.NDArray[np.float32]
+    state: npt.NDArray[np.uint8]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Session:
+        """Map a file and check every byte. Raises SessionError."""
+        header, parts = session_file.read(path)
+        try:
+            return cls(
+                Header.model_validate(header),
+                parts["tokens"].view("<i4"),
+                parts["logits"].view("<f4"),
+                parts["state"],
+            )
+        except (ValidationError, KeyError) as error:
+            raise SessionError(
+                f"session {str(path)!r} lacks what this version reads ({error}): save the session anew"
+            ) from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file; a kill at any moment leaves the old one or the new one. Raises SessionError."""
+        parts = {"tokens": self.tokens.astype("<i4"), "logits": self.logits.astype("<f4"), "state": self.state}
+        session_file.write(path, self.header.model_dump(mode="json"), parts)
+
+
+def capture(llm: Llama) -> Session:
+    """What `llm` holds now, as a copy. Raises SessionError if that is nothing."""
+    import llama_cpp
+
+    if llm.n_tokens == 0:
+        raise SessionError("there is nothing to save: evaluate a prompt first")
+    state = np.empty(llama_cpp.llama_state_get_size(llm.ctx), np.uint8)
+    n_bytes = llama_cpp.llama_state_get_data(llm.ctx, _bytes_at(state), state.nbytes)
+    if not 0 < n_bytes <= state.nbytes:
+        raise SessionError("llama.cpp could not copy its state: see its log with verbose=True")
+    tokens = np.array(llm._input_ids, dtype=np.int32)
+    return Session(describe(llm), tokens, last_logits(llm), state[:n_bytes])
+
+
+def restore(llm: Llama, session: Session) -> None:
+    """Make `llm` what the saved one was. Raises SessionError and leaves it as it was if the session does not fit."""
+    _check(llm, session)
+    before = capture(llm) if llm.n_tokens else None
+    if not _set_state(llm, session.state):
+        llm.reset()
+        if before is None or not _set_state(llm, before.state):
+            raise SessionError(f"{_refused(session)}. The instance is empty now: evaluate its prompt again")
+        llm.n_tokens = len(before.tokens)
+        raise SessionError(_refused(session))
+    _adopt(llm, session)
+
+
+def open_session(
+    cls: type[Llama], source: SessionSource, model_path: Union[str, os.PathLike[str], None] = None, **options: Any
+) -> Llama:
+    """`Llama.load_session(path)`: a new instance that goes on where the saved one was.
+
+    source: a file that `save_session` wrote, or a Session.
+    model_path: the model, if it lies elsewhere now.
+    **options: as for the class, where they shall differ from the saved ones (n_ctx, kv_* and KV types).
+
+    Raises SessionError if the file is damaged, foreign or of another version, or model or profile are others.
+    """
+    session = _load(source)
+    header = session.header
+    path = os.fspath(model_path if model_path is not None else header.model_path)
+    if not Path(path).is_file():
+        raise SessionError(f"the session's model {path!r} is not there: say where it is with model_path")
+    llm = cls(path, **{"kv_profile": header.profile, **header.options, **options})
+    try:
+        restore(llm, session)
+    except BaseException:
+        llm.close()
+        raise
+    return llm
+
+
+class LoadSession:
+    """`Llama.load_session(path, ...)` opens an instance, `llm.load_session(path)` takes the session in."""
+
+    def __get__(self, llm: Optional[Llama], cls: type[Llama]) -> Callable[..., Llama]:
+        def load_session(source: SessionSource, *args: Any, **options: Any) -> Llama:
+            """A new instance from a session (on the class), or this one with what the session holds (on an instance).
+
+            See `open_session` of this module. An instance takes the source only. Raises SessionError.
+            """
+            if llm is None:
+                return open_session(cls, source, *args, **options)
+            if args or options:
+                raise SessionError("an instance has its model already: llm.load_session(path), without more arguments")
+            restore(llm, _load(source))
+            return llm
+
+        return load_session
+
+
+def _load(source: SessionSource) -> Session:
+    return source if isinstance(source, Session) else Session.load(source)
+
+
+#
+# the state
+#
+
+
+def _check(llm: Llama, session: Session) -> None:
+    problems = list(differences(llm, session.header))
+    if problems:
+        raise SessionError("the session does not fit:\n" + "\n".join(f"  {problem}" for problem in problems))
+    if session.header.n_tokens >= llm.n_ctx():
+        raise SessionError(
+            f"the session holds {len(session.tokens)} tokens, n_ctx is {llm.n_ctx()}: load the model with a larger one"
+        )
+
+
+def _bytes_at(array: npt.NDArray[np.uint8]) -> Any:
+    return ctypes.cast(ctypes.c_void_p(array.ctypes.data), ctypes.POINTER(ctypes.c_uint8))
+
+
+def _set_state(llm: Llama, state: npt.NDArray[np.uint8]) -> bool:
+    import llama_cpp
+
+    return bool(llama_cpp.llama_state_set_data(llm.ctx, _bytes_at(state), state.nbytes) == state.nbytes)
+
+
+def _refused(session: Session) -> str:
+    return (
+        f"llama.cpp could not restore the session's {session.state.nbytes} bytes of state, saved by compresskv_edge "
+        f"{session.header.package} (little memory, or another layout): see its log with verbose=True, or save it anew"
+    )
+
+
+def _adopt(llm: Llama, session: Session) -> None:
+    n, header = len(session.tokens), session.header
+    llm.input_ids[:n] = session.tokens
+    llm.n_tokens = n
+    llm._seed = header.seed
+    llm._requires_eval = session.logits.size == 0
+    llm._restored_logits = session.logits.copy() if session.logits.size else None
+    if llm._logits_all:
+        llm.scores[:n] = 0  # not in the file
+        llm.scores[n - 1] = session.logits if session.logits.size else 0
+    if llm._compression is not None:
+        _adopt_compression(llm, llm._compression, session)
+
+
+def _adopt_compression(llm: Llama, compression: Compression, session: Session) -> None:
+    header, protection = session.header, compression.protection
+    compression.run.recorder.forget()  # what it knows is of another text
+    same = saved_policy(header) == compression.policy
+    compression.current = list(header.budgets) if same else []  # another policy chooses its own
+    protection.named, protection.system = tuple(header.protected), tuple(header.system_tokens)
+    protection.n_sinks = header.n_sinks
+    protection.begin(session.tokens.tolist())
+    native.protect(llm.ctx, compression.protected)
+
+
+#
+# what the next token is drawn from
+#
+
+
+def last_logits(llm: Llama) -> npt.NDArray[np.float32]:
+    """Logits of the last token, a copy: (n_vocab,), or (0,) if it has to be evaluated again."""
+    restored = llm._restored_logits
+    if restored is not None:
+        return np.array(restored, dtype=np.float32)
+    pointer = None if llm._requires_eval else llm._ctx.get_logits_ith(-1)
+    if not pointer:
+        return np.zeros(0, np.float32)
+    return np.array(np.ctypeslib.as_array(pointer, shape=(llm.n_vocab(),)), dtype=np.float32)
+
+
+def draw(sampler: Any, logits: npt.NDArray[np.float32]) -> int:
+    """What llama_sampler_sample does, with logits that were restored: llama.cpp's own belong to a decoded token."""
+    import llama_cpp
+
+    data = (llama_cpp.llama_token_data * len(logits))()
+    rows = np.frombuffer(data, dtype=[("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
+    rows["id"], rows["logit"] = np.arange(len(logits)), logits
+    candidates = llama_cpp.llama_token_data_array(data, len(logits), -1, False)
+    llama_cpp.llama_sampler_apply(sampler.sampler, ctypes.byref(candidates))
+    if not 0 <= candidates.selected < candidates.size:
+        raise ContextError("the sampler chose no token: it needs a last step such as greedy or dist")
+    token = int(candidates.data[candidates.selected].id)
+    sampler.accept(token)
+    return token
