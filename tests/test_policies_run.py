@@ -176,6 +176,8 @@ def test_a_completion_under_every_policy(name: str, path: str) -> None:
     )  # fmt: skip
     texts = []
     for _ in range(2):
+        if name == "full":  # it would find its prompt in the cache, and decode alone the last token: other sums
+            llm.reset()
         texts.append(list(itertools.islice(llm.generate(TOKENS, temp=0), 150)))
     assert texts[0] == texts[1]
     kept = llm.kv_stats().n_tokens_kept
