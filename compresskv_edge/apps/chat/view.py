@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ _MARKED = 0.25  # of the layers: without colours, tokens that so many hold stand
 _SHADES = ((0.75, "black on #ffb300"), (0.5, "black on #ffd54f"), (_MARKED, "black on #fff3c4"), (1e-9, "underline"))
 _LINES_BESIDE = 3  # of the screen, left free below a growing block
 _LEAST_READ = 32  # fewer tokens are read before a bar is drawn
+_PER_SECOND = 8  # pictures, at most
 
 
 class _Growing:
@@ -55,12 +57,18 @@ def show_answer(chat: Conversation, pieces: Iterable[str], console: Console) -> 
             console.file.flush()
         console.file.write("\n")
         return
-    text = MarkdownStream()
-    with Live(_Growing(chat, text), console=console, transient=True, refresh_per_second=8):
-        for piece in pieces:
-            done = text.feed(piece)
-            if done:
+    text, pieces = MarkdownStream(), iter(pieces)
+    with Live(_Growing(chat, text), console=console, transient=True, refresh_per_second=_PER_SECOND):
+        first = next(pieces, "")
+    # from here on lines are printed above the growing ones: with a thread that refreshes, rich would lose some of them
+    with Live(_Growing(chat, text), console=console, transient=True, auto_refresh=False) as live:
+        shown = 0.0
+        for piece in itertools.chain([first], pieces):
+            if done := text.feed(piece):
                 console.print(PlainTagMarkdown(done))
+            elif time.monotonic() > shown + 1 / _PER_SECOND:
+                live.refresh()
+                shown = time.monotonic()
     console.print(PlainTagMarkdown(text.end()))
 
 
@@ -71,7 +79,7 @@ def show_reading(chat: Conversation, n_tokens: int, console: Console) -> Any:
         _Growing(chat, MarkdownStream()),
         console=console,
         transient=True,
-        refresh_per_second=8,
+        refresh_per_second=_PER_SECOND,
         auto_refresh=console.is_terminal,
     )
 
