@@ -220,12 +220,22 @@ def _listen_to_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs, this test run perhaps, ignore it
 
 
+def _wait_for_the_model(running: Any) -> None:
+    """Until the file is mapped: the program is up then, however busy the machine is."""
+    maps = Path(f"/proc/{running.pid}/maps")
+    if not maps.is_file():  # not Linux
+        time.sleep(5)
+        return
+    while running.poll() is None and Path(chat_model.MODEL).name not in maps.read_text():
+        time.sleep(0.1)
+
+
 def test_ctrl_c_in_a_pipe_ends_with_130(folder: Path) -> None:
     running = subprocess.Popen(
         [sys.executable, *command(folder, file="long.txt")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env=environment(folder), preexec_fn=_listen_to_ctrl_c,
     )  # fmt: skip
-    time.sleep(2)
+    _wait_for_the_model(running)
     for _ in range(5):  # the first one stops the reading
         running.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
