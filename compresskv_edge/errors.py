@@ -26,6 +26,10 @@ class UnsupportedModelError(CompressKVError, ValueError):
     """A model that cannot be compressed, or whose header cannot be read."""
 
 
+class ModelError(CompressKVError, ValueError):
+    """A model that has no such name, is not on this machine, cannot be fetched, or is damaged."""
+
+
 class EngineError(CompressKVError, RuntimeError):
     """The native engine reported a failure."""
 
