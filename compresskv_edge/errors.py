@@ -51,7 +51,7 @@ class PolicyError(CompressKVError, ValueError):
 
 
 class ChatError(CompressKVError, ValueError):
-    """A document, a saved chat or a name of a model that the chat cannot use, or an extra that is not installed."""
+    """A document, a saved chat or a model that the chat cannot use, or an extra that is not installed."""
 
 
 class SessionError(CompressKVError, ValueError):

@@ -47,9 +47,12 @@ def test_a_name_that_is_nearly_right() -> None:
 def test_the_beginning_of_names() -> None:
     with pytest.raises(ModelError, match=r"did you mean 'qwen2.5-coder-0.5b-instruct' or 'qwen2.5-coder-1.5b-instruc"):
         find("Qwen2.5")
+    with pytest.raises(ModelError, match=r"did you mean 'smollm2-135m-instruct'\?"):
+        find("smolm2")
 
 
-def test_a_name_that_is_nothing_like_one() -> None:
-    assert get("zzz") is None
+@pytest.mark.parametrize("name", ["zzz", "", "llama-3.1-8b"])
+def test_a_name_that_is_nothing_like_one(name: str) -> None:
+    assert get(name) is None
     with pytest.raises(ModelError, match='"compresskv pull" lists the names'):
-        find("zzz")
+        find(name)

@@ -1,1 +1,1 @@
-"""What is known of a model without running it: its file, its profile, its sizes; and its name, and how it is fetched."""
+"""What is known of a model without running it: its file, profile and sizes; and how it is named and fetched."""

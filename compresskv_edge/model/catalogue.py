@@ -115,6 +115,9 @@ CATALOGUE: tuple[CatalogueModel, ...] = (
 )
 
 
+_LIKE = 0.6  # of 1: names that somebody may have meant
+
+
 def get(name: str) -> Optional[CatalogueModel]:
     """The model of this name, in any case; None if there is none."""
     return next((model for model in CATALOGUE if model.name == name.lower()), None)
@@ -130,7 +133,14 @@ def find(name: str) -> CatalogueModel:
 
 def hint(name: str) -> str:
     """What to do about a name that is not in the catalogue."""
-    names = [model.name for model in CATALOGUE]
-    beginning = [known for known in names if name and known.startswith(name.lower())]
-    close = beginning or difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else '"compresskv pull" lists the names'
+    likeness = {model.name: _likeness(name.lower(), model.name) for model in CATALOGUE}
+    best = max(likeness.values())
+    if best[0] < _LIKE:
+        return '"compresskv pull" lists the names'
+    return f"did you mean {' or '.join(repr(known) for known, value in likeness.items() if value == best)}?"
+
+
+def _likeness(name: str, known: str) -> tuple[float, float]:
+    """From 0 to 1: to the name or to its beginning, whichever is more like it, and to the whole."""
+    start, whole = (difflib.SequenceMatcher(None, name, text).ratio() for text in (known[: len(name)], known))
+    return max(start if name else 0.0, whole), whole

@@ -74,7 +74,7 @@ def _replace(
     on_bytes: Callable[[int], object],
     sources: Mapping[str, Source],
 ) -> None:
-    if model.terms and not accept_terms:
+    if model.terms and not accept_terms and not store.path(model).exists():
         raise ModelError(
             f"{model.name} has terms of its own ({model.licence}), which are not accepted: read them, then run "
             f'"compresskv pull {model.name} --accept-terms"'

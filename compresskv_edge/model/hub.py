@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -11,6 +12,7 @@ from ..errors import ModelError
 from .catalogue import CatalogueModel, HubFile
 from .store import require_space
 
+_log = logging.getLogger(__name__)
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)", re.IGNORECASE)
 
 
@@ -84,6 +86,8 @@ def _hub(wanted: HubFile) -> Any:
         raise ModelError(
             f"names on Hugging Face ({wanted.repo}) need huggingface-hub: pip install huggingface-hub"
         ) from error
+    if not _log.isEnabledFor(logging.WARNING):  # compresskv --quiet
+        huggingface_hub.utils.disable_progress_bars()
     return huggingface_hub
 
 
