@@ -26,6 +26,10 @@ class UnsupportedModelError(CompressKVError, ValueError):
     """A model that cannot be compressed, or whose header cannot be read."""
 
 
+class ModelError(CompressKVError, ValueError):
+    """A model that has no such name, is not on this machine, cannot be fetched, or is damaged."""
+
+
 class EngineError(CompressKVError, RuntimeError):
     """The native engine reported a failure."""
 
@@ -47,7 +51,7 @@ class PolicyError(CompressKVError, ValueError):
 
 
 class ChatError(CompressKVError, ValueError):
-    """A document, a saved chat or a name of a model that the chat cannot use, or an extra that is not installed."""
+    """A document, a saved chat or a model that the chat cannot use, or an extra that is not installed."""
 
 
 class SessionError(CompressKVError, ValueError):

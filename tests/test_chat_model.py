@@ -3,80 +3,48 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import chat_model
 import pytest
+import stand_in_hub
 
 from compresskv_edge.apps.chat.model import find_model, open_model
-from compresskv_edge.errors import CalibrationError, ChatError, ProfileError
+from compresskv_edge.errors import CalibrationError, ChatError, ModelError, ProfileError
 
 NAME = "someone/tiny-GGUF:*q8_0.gguf"
 ONE_THREAD = {"n_threads": 1, "n_threads_batch": 1}
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """A Hugging Face hub with one repository of two files, as far as llama-cpp-python asks for it."""
-    asked = []
-
-    class HfFileSystem:
-        def ls(self, repo_id: str, recursive: bool) -> list[dict[str, str]]:
-            asked.append(repo_id)
-            return [{"name": f"{repo_id}/{name}"} for name in ("README.md", "tiny-q8_0.gguf")]
-
-    def hf_hub_download(*, filename: str, **_: Any) -> str:
-        shutil.copy(chat_model.MODEL, tmp_path / filename)
-        return str(tmp_path / filename)
-
-    module = types.ModuleType("huggingface_hub")
-    module.HfFileSystem, module.hf_hub_download = HfFileSystem, hf_hub_download  # type: ignore[attr-defined]
-    utils = types.ModuleType("huggingface_hub.utils")
-    utils.validate_repo_id = lambda repo_id: None  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.utils", utils)
-    return asked
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> stand_in_hub.Hub:
+    """A repository of two files."""
+    files = {"README.md": b"", "tiny-q8_0.gguf": Path(chat_model.MODEL).read_bytes()}
+    return stand_in_hub.use(monkeypatch, files, tmp_path)
 
 
 def test_a_file() -> None:
     assert find_model(chat_model.MODEL) == chat_model.MODEL
 
 
-def test_a_name_on_hugging_face(hub: Any, tmp_path: Path) -> None:
+def test_a_name_on_hugging_face(hub: stand_in_hub.Hub, tmp_path: Path) -> None:
     llm = open_model(NAME, profile="uniform", options=ONE_THREAD)
-    assert hub == ["someone/tiny-GGUF"]
+    assert hub.downloaded == ["someone/tiny-GGUF:tiny-q8_0.gguf"]
     assert Path(llm.model_path) == tmp_path / "tiny-q8_0.gguf"
     assert llm.n_ctx() == 8192
     llm.close()
 
 
-def test_a_file_that_the_repository_has_not(hub: Any) -> None:
-    with pytest.raises(ChatError, match=r"cannot fetch '\*q9\.gguf' of 'someone/tiny-GGUF'(?s:.*)No file found"):
-        find_model("someone/tiny-GGUF:*q9.gguf")
-
-
-def test_a_network_that_is_down(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(**_: Any) -> str:
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(sys.modules["huggingface_hub"], "hf_hub_download", refuse)
-    with pytest.raises(ChatError, match=r"cannot fetch .*: no route to host"):
-        find_model(NAME)
-
-
-def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ChatError, match="pip install huggingface-hub"):
-        find_model(NAME)
+def test_a_name_of_the_catalogue_that_was_not_pulled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path)
+    with pytest.raises(ModelError, match='run "compresskv pull smollm2-135m-instruct"'):
+        open_model("smollm2-135m-instruct")
 
 
 @pytest.mark.parametrize("name", ["none.gguf", "repo/name", "some/deep/path.gguf", ""])
 def test_what_is_neither_a_file_nor_a_name(name: str) -> None:
-    with pytest.raises(ChatError, match=f"there is no model '{name}': give a .gguf file, or a name on Hugging Face"):
+    with pytest.raises(ModelError, match=f"there is no (model|file) '{name}'.*\"compresskv pull\" lists"):
         find_model(name)
 
 

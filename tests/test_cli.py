@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import compresskv_edge
+import compresskv_edge.apps.demo
 from compresskv_edge.apps import cli
 from compresskv_edge.engine import library
 from compresskv_edge.model import random_gguf

@@ -1,1 +1,1 @@
-"""What is known of a model without running it: its file, its profile, its sizes."""
+"""What is known of a model without running it: its file, profile and sizes; and how it is named and fetched."""

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UnsupportedModelError
+from .resolve import resolve
 
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -57,10 +58,13 @@ class GGUF:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> GGUF:
-        """Read the headers. Raises UnsupportedModelError if a file is missing, cut off or no GGUF."""
+        """Read the headers of a file, or of a model by name (`resolve`).
+
+        Raises ModelError, and UnsupportedModelError if a file is missing, cut off or no GGUF.
+        """
         metadata: dict[str, Any] = {}
         tensors: dict[str, Tensor] = {}
-        for part in _parts(Path(path)):
+        for part in _parts(Path(resolve(path))):
             try:
                 with part.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                     reader = _Header(str(part), data)

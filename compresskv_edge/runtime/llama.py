@@ -17,6 +17,7 @@ import numpy.typing as npt  # noqa: E402
 
 from ..errors import BudgetError, CompressKVError, ContextError, EngineError, UnsupportedModelError  # noqa: E402
 from ..model.profile import Profile  # noqa: E402
+from ..model.resolve import resolve  # noqa: E402
 from .compression import GUIDE_TOKENS, Compression  # noqa: E402
 from .conversation import Conversation  # noqa: E402
 from .protection import named_positions  # noqa: E402
@@ -75,7 +76,7 @@ class Llama(Conversation, llama_cpp.Llama):
         """Load a GGUF.
 
         Args:
-            model_path: path of the GGUF file.
+            model_path: path of the GGUF file, or a name of the catalogue that was pulled ("compresskv pull").
             kv_profile: path of a profile (.json), name of a shipped one, dict or Profile; None: the stock cache.
                 "auto": the shipped profile of this model, or the user's own, or one that is measured now, once, in
                 about three minutes.
@@ -102,6 +103,7 @@ class Llama(Conversation, llama_cpp.Llama):
                 hold their window only (swa_full=False) unless asked otherwise.
 
         Raises:
+            ModelError: a name of the catalogue that was not pulled, or one that is neither there nor a file.
             LibraryError: another llama.cpp is loaded.
             ProfileError: the profile is invalid or belongs to another model.
             PolicyError: there is no such policy, or it cannot run with these arguments.
@@ -110,6 +112,7 @@ class Llama(Conversation, llama_cpp.Llama):
             EngineError: a server of `rpc_servers` does not answer.
             ValueError: as `llama_cpp.Llama`.
         """
+        model_path = resolve(model_path)
         library.load()
         self._rpc_servers = rpc.add_servers(rpc_servers)
         self._n_lost = rpc.n_lost()

@@ -1,50 +1,42 @@
-"""Open a model for a chat: a file or a Hugging Face name, with the profile that the user asked for."""
+"""Open a model for a chat: by file or by name, with the profile that the user asked for."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
 from ...engine import logs
-from ...errors import CalibrationError, ChatError, CompressKVError, UnsupportedModelError
+from ...errors import CalibrationError, ChatError, CompressKVError, ModelError, UnsupportedModelError
+from ...model import hub
 from ...model.profile import Profile
+from ...model.resolve import resolve
 from ...model.sizes import ModelSizes
-from ...runtime.llama import Llama, llama_cpp
+from ...runtime.llama import Llama
 
 BUDGET = 1024
 STOCK_CONTEXT = 8192  # without a profile the whole cache is allocated at once
-
-_HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)", re.IGNORECASE)
 
 _log = logging.getLogger(__name__)
 
 
 def find_model(source: str) -> str:
-    """Path of a model: the file itself, or "repo/name:file.gguf" fetched from Hugging Face. Raises ChatError."""
-    if Path(source).expanduser().is_file():
-        return str(Path(source).expanduser())
-    match = _HUB_NAME.fullmatch(source)
-    if match is None:
-        raise ChatError(
-            f"there is no model {source!r}: give a .gguf file, or a name on Hugging Face such as "
-            "'Qwen/Qwen2.5-0.5B-Instruct-GGUF:*q4_k_m.gguf'"
+    """Path of a model: a file, a name of the catalogue, or "repo/name:file.gguf" fetched from Hugging Face.
+
+    Raises ModelError.
+    """
+    wanted = None if Path(source).expanduser().is_file() else hub.parse(source)
+    if wanted is not None:
+        return str(hub.fetch(wanted))
+    path = resolve(source)
+    if not Path(path).is_file():
+        raise ModelError(
+            f'there is no model {source!r}: give a .gguf file, a name that "compresskv pull" lists, or one on Hugging '
+            "Face such as 'Qwen/Qwen2.5-0.5B-Instruct-GGUF:*q4_k_m.gguf'"
         )
-    return _fetch(match["repo"], match["file"])
-
-
-def _fetch(repo: str, file: str) -> str:
-    """Through llama-cpp-python's own from_pretrained, with a "class" that only takes down the path."""
-    fetch = llama_cpp.Llama.from_pretrained.__func__
-    try:
-        return str(fetch(lambda model_path, **_: model_path, repo, file))
-    except ImportError as error:
-        raise ChatError(f"names on Hugging Face ({repo}) need huggingface-hub: pip install huggingface-hub") from error
-    except Exception as error:  # of the network, the hub, or the disk
-        raise ChatError(f"cannot fetch {file!r} of {repo!r} from Hugging Face: {error}") from error
+    return path
 
 
 def open_model(
@@ -59,7 +51,7 @@ def open_model(
 
     profile: "auto" (measured once if there is none), "uniform" (uncalibrated), "none" (stock llama.cpp), a shipped
     name or a .json file. n_ctx: positions; None: the trained context, without a profile 8192 at most. options: more
-    of llama_cpp.Llama. Raises ChatError and what Llama raises.
+    of llama_cpp.Llama. Raises ModelError, ChatError and what Llama raises.
     """
     path = find_model(source)
     more: dict[str, Any] = {"verbose": False, **(options or {})}

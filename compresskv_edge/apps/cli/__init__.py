@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 from ... import __version__
 from ...engine import library, logs
 from ...errors import CompressKVError
-from . import bench, chat, demo, doctor, eval, plan, profile, rpc, serve
+from . import bench, chat, demo, doctor, eval, plan, profile, pull, rpc, serve
 
 EXIT_STATUS = (
     "Exit status: 0 done, 1 an error (stderr says what and the remedy), 2 wrong usage, 130 stopped with Ctrl-C."
@@ -31,7 +31,8 @@ class _Group(TyperGroup):
 app = typer.Typer(
     cls=_Group,
     help="Long prompts in a fraction of the memory: KV-cache compression (CompressKV) for llama.cpp.",
-    epilog=f"Examples: `compresskv demo`, `compresskv chat model.gguf --file manual.pdf`. {EXIT_STATUS}",
+    epilog="Examples: `compresskv demo`, `compresskv pull qwen2.5-coder-0.5b-instruct`,"
+    f" `compresskv chat qwen2.5-coder-0.5b-instruct --file manual.pdf`. {EXIT_STATUS}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -60,7 +61,7 @@ def _options(
     logs.configure(verbose, quiet=quiet)
 
 
-for _command in (chat, demo, doctor, plan, bench, eval, profile, rpc, serve):
+for _command in (chat, demo, pull, doctor, plan, bench, eval, profile, rpc, serve):
     _command.register(app)
 
 

@@ -17,7 +17,7 @@ from ...model.profile import Profile
 from ..bench import grid as bench_grid
 from ..bench import run as bench
 from ..bench.result import Plan, checks, table
-from .options import counts, kinds, names, numbers, one_of, progress, show, writable
+from .options import MODEL, counts, kinds, model_file, names, numbers, one_of, progress, show, writable
 
 QUANTS = get_args(random_gguf.Quant)
 _EXAMPLES = (
@@ -34,7 +34,9 @@ def register(app: typer.Typer) -> None:
 
 
 def bench_command(
-    model: Annotated[Optional[Path], typer.Argument(help="GGUF file; without it, a random model of --shape.")] = None,
+    model: Annotated[
+        Optional[Path], typer.Argument(help=f"{MODEL} Without it, a random model of --shape.", callback=model_file)
+    ] = None,
     shape: Annotated[
         str, typer.Option(help="Shape of the random model.", **one_of(tuple(random_gguf.SHAPES)))
     ] = "qwen2.5-0.5b",

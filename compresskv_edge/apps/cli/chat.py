@@ -14,9 +14,10 @@ from ...engine.machine import physical_cores
 from ..bench import run as bench
 from .options import budget as parse_budget
 from .options import one_of
+from .pull import offer
 
 _EXAMPLES = (
-    "Examples: `compresskv chat demo`, `compresskv chat model.gguf`,"
+    "Examples: `compresskv chat demo`, `compresskv chat qwen2.5-coder-0.5b-instruct`,"
     " `compresskv chat model.gguf --file manual.pdf --budget 1024`,"
     " `compresskv chat Qwen/Qwen2.5-0.5B-Instruct-GGUF:*q4_k_m.gguf`,"
     " `echo 'What is the warranty?' | compresskv chat model.gguf --file manual.pdf`,"
@@ -30,7 +31,10 @@ def register(app: typer.Typer) -> None:
 
 
 def chat_command(
-    model: Annotated[str, typer.Argument(help="GGUF file, repo/name:file.gguf on Hugging Face, or demo: a tiny one.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="GGUF file, a name of `compresskv pull`, repo/name:file.gguf on Hugging Face, or demo."),
+    ],
     file: Annotated[Optional[Path], typer.Option(help="Document to talk about: .pdf, .txt, .md.")] = None,
     profile: Annotated[
         str,
@@ -86,6 +90,8 @@ def chat_command(
     is_demo = model == demo.NAME
     if is_demo:
         model, document = demo.model_path(), document or demo.document()
+    else:
+        offer(model)
     if kv_budget is None:
         kv_budget = demo.BUDGET if is_demo else BUDGET
     n_threads = threads or physical_cores()

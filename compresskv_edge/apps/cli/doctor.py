@@ -10,6 +10,7 @@ from typing import Annotated, Optional
 import typer
 
 from .. import doctor
+from .options import MODEL, model_file
 from .plan import size
 
 _EXAMPLES = (
@@ -24,7 +25,9 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor_command(
-    model: Annotated[Optional[Path], typer.Argument(help="GGUF file: what of it fits the free memory.")] = None,
+    model: Annotated[
+        Optional[Path], typer.Argument(help=f"{MODEL} Says what of it fits the free memory.", callback=model_file)
+    ] = None,
     budget: Annotated[int, typer.Option(min=9, help="Tokens a layer keeps, on average.")] = doctor.BUDGET,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, sizes in bytes.")] = False,
 ) -> None:

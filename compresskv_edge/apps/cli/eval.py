@@ -12,8 +12,8 @@ import typer
 from ...engine import logs
 from ...evaluate.grid import BASE
 from ...evaluate.sample import Plan
+from .options import MODEL, model_file, one_of, show
 from .options import budget as parse_budget
-from .options import one_of, show
 
 _SUITES = ("niah", "ruler", "kv", "qa", "multi-turn", "fidelity")
 _FORMS = ("auto", "chat", "plain")
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 def eval_command(
     suite: Annotated[str, typer.Argument(help="What to measure.", **one_of(_SUITES))],
-    model: Annotated[Path, typer.Argument(help="GGUF file.", exists=True, dir_okay=False)],
+    model: Annotated[Path, typer.Argument(help=MODEL, callback=model_file)],
     policies: Annotated[
         str, typer.Option(metavar="NAME,...", help="Methods to compare, or `all`; the full cache always comes first.")
     ] = _POLICIES,

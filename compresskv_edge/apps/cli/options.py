@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from ...engine import logs
+from ...model.resolve import resolve
 
 
 def one_of(values: Sequence[str]) -> dict[str, Any]:
@@ -66,6 +67,14 @@ def kinds(values: Sequence[str]) -> dict[str, Any]:
 def names(text: str) -> list[str]:
     """Items of a list in lower case, each once."""
     return list(dict.fromkeys(item.strip().lower() for item in text.split(",") if item.strip()))
+
+
+MODEL = "GGUF file, or a name of `compresskv pull`."
+
+
+def model_file(path: Optional[Path]) -> Optional[Path]:
+    """Callback of typer.Argument: the file itself, or that of a model which was pulled."""
+    return None if path is None else Path(resolve(path))
 
 
 def writable(path: Optional[Path]) -> Optional[Path]:

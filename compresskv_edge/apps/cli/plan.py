@@ -14,7 +14,7 @@ from ...model.shapes import BITS_PER_WEIGHT, USUAL
 from ...model.sizes import KV_TYPES, ModelSizes
 from ...runtime.compression import free_bytes, parse_bytes
 from .. import plan as planning
-from .options import one_of, show
+from .options import MODEL, model_file, one_of, show
 
 _EXAMPLES = (
     "Examples: `compresskv plan model.gguf --memory 4GB`, `compresskv plan --shape llama-3.1-8b --quant Q4_K_M"
@@ -37,7 +37,9 @@ def memory_option(text: Optional[str]) -> Optional[str]:
 
 
 def plan_command(
-    model: Annotated[Optional[Path], typer.Argument(help="GGUF file; only its header is read.")] = None,
+    model: Annotated[
+        Optional[Path], typer.Argument(help=f"{MODEL} Only its header is read.", callback=model_file)
+    ] = None,
     shape: Annotated[
         Optional[str], typer.Option(help="A usual model instead of a file.", **one_of(tuple(USUAL)))
     ] = None,

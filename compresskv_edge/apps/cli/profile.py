@@ -12,6 +12,7 @@ import typer
 from ...engine import logs
 from ...method.budget import resolve_mean_budget
 from ...model.profile import ModelFacts, Profile
+from .options import MODEL, model_file
 
 profile_app = typer.Typer(help="Look at a profile.", no_args_is_help=True, add_completion=False)
 
@@ -32,7 +33,7 @@ _EXAMPLES = (
 
 
 def calibrate_command(
-    model: Annotated[Path, typer.Argument(help="GGUF file.", exists=True, dir_okay=False)],
+    model: Annotated[Path, typer.Argument(help=MODEL, callback=model_file)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the profile goes, a .json file.")],
     text: Annotated[
         Optional[Path], typer.Option(help="Folder of .txt files, or one, to hide needles in.", show_default="our own")
@@ -190,7 +191,7 @@ def _facts(profile: Profile, mean: int, tokens: int, dial: Union[int, float]) ->
 def validate_command(
     name: _Name,
     model: Annotated[
-        Optional[Path], typer.Option(help="GGUF that the profile must fit.", exists=True, dir_okay=False)
+        Optional[Path], typer.Option(help=f"The profile must fit it. {MODEL}", callback=model_file)
     ] = None,
 ) -> None:
     """Check a profile, and that it fits a model. Exit status 1 if not."""

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from ...errors import CompressKVError
+from .pull import offer
 
 # the arguments go to the server's own parser, which knows all of llama-cpp-python's settings
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -45,4 +46,5 @@ def serve_command(context: typer.Context) -> None:
     from ..server.run import run
 
     server, models = parse(context.args)
+    offer(models[0].model)
     run(server, models)

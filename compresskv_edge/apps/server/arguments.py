@@ -25,6 +25,7 @@ examples:
   compresskv serve demo                                   the tiny model that ships with the package
   compresskv serve model.gguf
   compresskv serve model.gguf --budget 1024 --n_slots 2 --port 8080
+  compresskv serve qwen2.5-coder-0.5b-instruct            a model that "compresskv pull" has fetched
   compresskv serve repo/name:file.gguf                    a file of Hugging Face
   compresskv serve --config_file server.yaml              several models, JSON or YAML
   API_KEY=secret compresskv serve model.gguf --host 0.0.0.0
@@ -75,7 +76,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "model_file", metavar="MODEL", nargs="?", help="GGUF file, repo/name:file of Hugging Face, or demo"
+        "model_file",
+        metavar="MODEL",
+        nargs="?",
+        help="GGUF file, a name of compresskv pull, repo/name:file of Hugging Face, or demo",
     )
     parser.add_argument("--config_file", metavar="FILE", help="JSON or YAML; also as CONFIG_FILE")
     theirs = {*upstream.ModelSettings.model_fields}
