@@ -8,7 +8,7 @@ import pytest
 from compresskv_edge.apps.bench import run as bench
 from compresskv_edge.apps.bench.result import MAX_KV_DEVIATION, Plan
 from compresskv_edge.engine.machine import machine_facts, resident_bytes
-from compresskv_edge.engine.native import Layer
+from compresskv_edge.engine.native import LayerShape
 from compresskv_edge.errors import BudgetError, UnsupportedModelError
 
 PLAN = Plan(
@@ -144,7 +144,7 @@ def test_row_bytes():
     assert bench.row_bytes(128, "f32") == 512
     assert bench.row_bytes(128, "q8_0") == 4 * 34
     assert bench.row_bytes(128, "q4_0") == 4 * 18
-    layer = Layer(n_head=8, n_head_kv=2, head_dim_k=64, head_dim_v=32, evictable=True)
+    layer = LayerShape(n_head=8, n_head_kv=2, head_dim_k=64, head_dim_v=32, evictable=True)
     assert bench.layer_row_bytes(layer, "q8_0", "f16") == 4 * 34 + 128
 
 

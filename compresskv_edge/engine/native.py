@@ -49,7 +49,7 @@ def _call(name: str, *args: Any) -> int:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerShape:
     """Shape of one layer; `evictable` is false for sliding-window layers, which are bounded already."""
 
     n_head: int
@@ -64,14 +64,14 @@ def check_model(model: int) -> None:
     _call("model_supported", _pointer("struct llama_model *", model))
 
 
-def model_layers(model: int, n_layer: int) -> list[Layer]:
+def model_layers(model: int, n_layer: int) -> list[LayerShape]:
     """Shapes of all layers of a model (llama_model *)."""
     ffi, _ = library.load()
     out = ffi.new("struct llama_ckv_layer *")
     layers = []
     for il in range(n_layer):
         _call("model_layer", _pointer("struct llama_model *", model), il, out)
-        layers.append(Layer(out.n_head, out.n_head_kv, out.head_dim_k, out.head_dim_v, bool(out.evictable)))
+        layers.append(LayerShape(out.n_head, out.n_head_kv, out.head_dim_k, out.head_dim_v, bool(out.evictable)))
     return layers
 
 
@@ -237,7 +237,7 @@ def keep_queries(ctx: int, n_tokens: int) -> None:
     _call("keep_queries", _context(ctx), n_tokens)
 
 
-def read_queries(ctx: int, layer: int, shape: Layer, n: int, seq_id: int = 0) -> Float32:
+def read_queries(ctx: int, layer: int, shape: LayerShape, n: int, seq_id: int = 0) -> Float32:
     """Queries of the last n tokens as attention saw them, oldest first: (n_head, n, head_dim).
 
     n: up to the observation window, or to what `keep_queries` keeps. Scaled so that the logits are
@@ -249,7 +249,7 @@ def read_queries(ctx: int, layer: int, shape: Layer, n: int, seq_id: int = 0) ->
     return out
 
 
-def read_kv(ctx: int, layer: int, shape: Layer, seq_id: int = 0) -> tuple[Float32, Float32]:
+def read_kv(ctx: int, layer: int, shape: LayerShape, seq_id: int = 0) -> tuple[Float32, Float32]:
     """Keys and values of a layer, dequantised, in the order of `positions`: (n_head_kv, n, head_dim) each."""
     ffi, _ = library.load()
     n = len(positions(ctx, layer, seq_id))
@@ -262,7 +262,7 @@ def read_kv(ctx: int, layer: int, shape: Layer, seq_id: int = 0) -> tuple[Float3
 def write_kv(
     ctx: int,
     layer: int,
-    shape: Layer,
+    shape: LayerShape,
     rows: npt.NDArray[np.integer],
     k: Optional[npt.NDArray[Any]] = None,
     v: Optional[npt.NDArray[Any]] = None,

@@ -46,7 +46,7 @@ class Compression:
         self.tail = kv_tail
         self.prefill = kv_prefill
         self.memory = kv_memory
-        self.layers: List[native.Layer] = []
+        self.layers: List[native.LayerShape] = []
         self.prompt_pending = False
         self.generating = False
         self.current: List[int] = []  # budgets of the last prompt: (n_layer,)
@@ -214,7 +214,7 @@ def free_bytes() -> int:
         return 1 << 50
 
 
-def _facts(model: Any, layers: Sequence[native.Layer]) -> ModelFacts:
+def _facts(model: Any, layers: Sequence[native.LayerShape]) -> ModelFacts:
     metadata = model.metadata()
     return ModelFacts(
         architecture=metadata.get("general.architecture", ""),

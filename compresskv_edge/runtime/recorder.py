@@ -63,7 +63,7 @@ class Record:
 class Recorder:
     """The records of all layers that can evict, for one text at a time."""
 
-    def __init__(self, layers: Sequence[native.Layer], window: int, needs: Needs) -> None:
+    def __init__(self, layers: Sequence[native.LayerShape], window: int, needs: Needs) -> None:
         """layers: of the model. window: tokens whose queries the library holds."""
         self.shapes = {il: shape for il, shape in enumerate(layers) if shape.evictable}
         self.window = window
@@ -220,5 +220,5 @@ def column_sums(queries: Float32, keys: Float32, n_visible: Indices) -> Float64:
     return np.asarray(np.sum(sums, axis=0) / queries.shape[0], dtype=np.float64)
 
 
-def _none(shape: native.Layer) -> Float32:
+def _none(shape: native.LayerShape) -> Float32:
     return np.zeros((shape.n_head, 0, shape.head_dim_k), dtype=np.float32)

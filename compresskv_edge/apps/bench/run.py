@@ -299,7 +299,7 @@ def row_bytes(n_values: int, kv_type: str) -> int:
     return n_values // int(block) * int(block_bytes)
 
 
-def layer_row_bytes(layer: native.Layer, type_k: str, type_v: str) -> int:
+def layer_row_bytes(layer: native.LayerShape, type_k: str, type_v: str) -> int:
     """What one token takes in one layer, K and V."""
     k, v = layer.n_head_kv * layer.head_dim_k, layer.n_head_kv * layer.head_dim_v
     return row_bytes(k, type_k) + row_bytes(v, type_v)
