@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 UPSTREAM := vendor/llama_cpp.pin vendor/fetch.py
-SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/__init__.py \
+SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/version.py \
             $(wildcard patches/*.patch compresskv_edge/csrc/* compresskv_edge/model/weights/* profiles/*.json)
 
 .PHONY: help setup demo test test-arm test-windows build-vulkan test-vulkan build-cuda test-cuda bench-cuda bench lint models results docs browser stock sdist wheel check-dist clean FORCE

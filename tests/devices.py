@@ -33,9 +33,9 @@ current = CPU  # where models are loaded now
 @functools.lru_cache(maxsize=1)  # a list of ggml's devices asks RPC servers that have gone
 def available() -> List[Device]:
     """The CPU first. On a machine with GPUs it is kept from handing them its matrix products."""
-    from compresskv_edge.apps import doctor
+    from compresskv_edge.engine.devices import found
 
-    names = [device.name for device in doctor.devices() if "GPU" in device.kind and not device.name.startswith("RPC")]
+    names = [device.name for device in found() if "GPU" in device.kind and not device.name.startswith("RPC")]
     alone = {"n_gpu_layers": 0, "offload_kqv": False, "op_offload": False}
     gpus = [Device(name, {"n_gpu_layers": -1, "split_mode": 0, "main_gpu": i}, ERROR) for i, name in enumerate(names)]
     return [CPU._replace(options=alone if gpus else {}), *gpus]

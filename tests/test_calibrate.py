@@ -14,11 +14,10 @@ import pytest
 
 import compresskv_edge
 from compresskv_edge import Llama, Profile
-from compresskv_edge.calibration import Corpus, Plan, Progress, auto, runner
+from compresskv_edge.calibration import Corpus, Plan, Progress, runner
 from compresskv_edge.calibration.state import State
 from compresskv_edge.errors import CalibrationError, UnsupportedModelError
 from compresskv_edge.model.gguf_file import GGUF
-from compresskv_edge.model.profile import ModelFacts
 
 SMALL = Plan(n_documents=3, n_error_documents=2, min_tokens=256, max_tokens=384, answer_tokens=12)
 
@@ -184,99 +183,6 @@ def test_prompts_leave_room_for_the_answer_in_the_context(demo_model: Path) -> N
     plan = runner.fit_to_context(dataclasses.replace(SMALL, max_tokens=9000), demo_model)
     assert plan.max_tokens + plan.answer_tokens + runner.MARGIN == 8192
     assert runner.fit_to_context(SMALL, demo_model) == SMALL
-
-
-#
-# kv_profile="auto"
-#
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path)
-    monkeypatch.setattr(auto, "_SIZES", (SMALL,))
-    return tmp_path / "profiles"
-
-
-def test_auto_finds_the_shipped_profile(demo_model: Path, cache: Path) -> None:
-    options = {"n_ctx": 512, "verbose": False, "allow_calibration": False}
-    llm = Llama(str(demo_model), kv_profile="auto", **options)
-    assert llm._compression is not None
-    assert llm._compression.profile == Profile.load("demo")
-    assert not cache.exists()
-
-
-def test_auto_calibrates_once(tiny_gguf: Callable[..., Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tiny_gguf("llama")
-    with pytest.warns(UserWarning, match="0 of 9 prompts"):
-        first = auto.resolve(path, llama_options={"n_threads": 1, "n_ctx": 64})
-    assert [file.name for file in cache.iterdir()] == [auto.cache_path(GGUF.open(path).hash()).name]
-    monkeypatch.setattr(auto, "_calibrate", None)
-    assert auto.resolve(path) == first
-    assert auto.resolve(path, allow_calibration=False) == first
-
-
-def test_auto_may_be_told_not_to_calibrate(tiny_gguf: Callable[..., Path], cache: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"allow_calibration is False: run .compresskv calibrate"):
-        Llama(str(tiny_gguf("qwen2")), kv_profile="auto", allow_calibration=False, verbose=False)
-
-
-def test_auto_goes_on_after_ctrl_c(
-    tiny_gguf: Callable[..., Path], cache: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-) -> None:
-    path = tiny_gguf("qwen2")
-    save = State.save
-
-    def interrupted(self: State, where: Path) -> None:
-        save(self, where)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(State, "save", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            auto.resolve(path, llama_options={"n_threads": 1, "n_ctx": 64})
-    (state,) = cache.iterdir()
-    assert len(State.load(state).recall) == 3  # type: ignore[union-attr]
-    monkeypatch.setattr(auto, "_sized", None)  # the size is that of the stopped run
-    auto.resolve(path, llama_options={"n_threads": 1, "n_ctx": 64})
-    assert [file.suffix for file in cache.iterdir()] == [".json"]
-
-
-def test_a_damaged_cached_profile_is_measured_again(tiny_gguf: Callable[..., Path], cache: Path) -> None:
-    path = tiny_gguf("llama")
-    target = auto.cache_path(GGUF.open(path).hash())
-    target.parent.mkdir(parents=True)
-    target.write_text("{")
-    with pytest.warns(UserWarning, match="calibrating again|0 of 9 prompts") as warned:
-        profile = auto.resolve(path, llama_options={"n_threads": 1, "n_ctx": 64})
-    assert "calibrating again" in str(warned[0].message)
-    assert Profile.load(target) == profile
-
-
-def test_shipped_profiles_are_found_by_name_and_shape() -> None:
-    llama = Profile.load("llama-3.1-8b-instruct").model
-    for name, expected in [
-        ("Meta Llama 3.1 8B Instruct", "llama"), ("Llama-3.1-8B-Instruct", "llama"),
-        ("mistral 7b instruct v0.3", "mistral"), ("A merge", None), ("", None),
-        ("Llama-3.1-8B-Instruct-abliterated", None),
-    ]:  # fmt: skip
-        found = auto.shipped(llama.model_copy(update={"name": name}), "sha256:0")
-        assert (found.model.name.lower().split("-")[0] if found else None) == expected
-    other = ModelFacts(architecture="llama", n_layer=4, n_head=4, n_head_kv=2, head_dim=64, name=llama.name)
-    assert auto.shipped(other, "sha256:0") is None
-
-
-def test_the_plan_fits_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    for speed, plan in ((1e-9, auto._SIZES[-1]), (1.0, auto._SIZES[0]), (0.004, auto._SIZES[4])):
-        monkeypatch.setattr(auto, "_speed", lambda *_, s=speed: (s, 3 * s))
-        chosen = auto.choose_plan(None, None)  # type: ignore[arg-type]
-        assert chosen == plan
-        assert speed == 1.0 or auto.estimate(chosen, speed, 3 * speed) <= auto.TARGET_SECONDS
-
-
-def test_the_largest_plans_are_the_slowest() -> None:
-    seconds = [auto.estimate(plan, 0.01, 0.03) for plan in auto._SIZES]
-    assert seconds == sorted(seconds)
 
 
 def test_the_default_corpus_of_a_model_with_a_template(tiny_gguf: Callable[..., Path]) -> None:

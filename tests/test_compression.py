@@ -12,10 +12,9 @@ import pytest
 from logits import Case, last_logits, prompt
 
 from compresskv_edge import Llama, Profile
-from compresskv_edge.engine import native
+from compresskv_edge.engine import memory, native
 from compresskv_edge.errors import BudgetError, UnsupportedModelError
 from compresskv_edge.method import scoring
-from compresskv_edge.runtime import compression
 from compresskv_edge.runtime.compression import Compression, parse_bytes
 
 pytestmark = pytest.mark.every_device
@@ -142,7 +141,7 @@ def test_the_mode_is_chosen_by_memory(load: Callable[..., Llama], monkeypatch: p
     assert tight.kv_stats().n_evictions > 1
     assert tight.kv_stats().kv_bytes_peak < 1 << 20
 
-    monkeypatch.setattr(compression, "free_bytes", lambda: 0)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 0)
     llm = load()
     next(llm.generate(tokens, temp=0))
     assert llm.kv_stats().n_evictions > 1

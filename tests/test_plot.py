@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from compresskv_edge import Profile
-from compresskv_edge.apps.plot import _ranking, plot_profile
+from compresskv_edge.calibration.plot import _ranking, plot_profile
 from compresskv_edge.errors import CompressKVError, ProfileError
 
 

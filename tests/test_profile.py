@@ -8,7 +8,8 @@ import gguf
 import pytest
 
 from compresskv_edge.errors import BudgetError, ProfileError, UnsupportedModelError
-from compresskv_edge.model.profile import ModelFacts, Profile, Settings, schema_json
+from compresskv_edge.model.facts import ModelFacts
+from compresskv_edge.model.profile import Profile, Settings, schema_json
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "budgets.json").read_text())["published"]

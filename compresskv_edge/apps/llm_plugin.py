@@ -16,8 +16,9 @@ import llm
 from pydantic import BaseModel, BeforeValidator, Field, RootModel, ValidationError
 
 from ..errors import CompressKVError
+from ..model.facts import ModelFacts
 from ..model.packaged import model_path
-from ..model.profile import ModelFacts, Profile
+from ..model.profile import Profile
 
 _DEMO = "demo"
 _BASE_MODEL_TOKENS = 256  # a model without a chat template does not know when to stop

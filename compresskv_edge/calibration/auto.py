@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
+import random
 import time
 import warnings
 from collections.abc import Mapping
@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..errors import CalibrationError, ProfileError
+from ..model import known
+from ..model.facts import ModelFacts
 from ..model.gguf_file import GGUF
-from ..model.profile import ModelFacts, Profile
+from ..model.profile import Profile
 from .corpus import Corpus, PathLike
 from .engine import Engine
 from .progress import bar
@@ -37,10 +39,10 @@ _TRIAL_TOKENS = 256
 _TRIAL_STEPS = 8
 _SLACK = 1.2  # attention over long prompts, and our own arithmetic
 
-# of llama_cpp.Llama: where a model runs
+# of Llama: where a model runs
 _DEVICE_OPTIONS = (
     *("n_threads", "n_gpu_layers", "split_mode", "main_gpu", "tensor_split"),
-    *("offload_kqv", "use_mmap", "use_mlock", "kv_overrides"),
+    *("offload_kqv", "use_mmap", "use_mlock", "kv_overrides", "rpc_servers"),
 )
 
 _log = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ def resolve(
     """
     file, facts = GGUF.open(model_path), ModelFacts.from_gguf(model_path)
     model_hash = file.hash()
-    found = shipped(facts, model_hash) or cached(model_hash)
+    found = known.shipped(facts, model_hash) or known.cached(model_hash)
     if found is not None:
         found.check(facts)
         return found
@@ -68,31 +70,6 @@ def resolve(
         )
     options = {name: value for name, value in (llama_options or {}).items() if name in _DEVICE_OPTIONS}
     return _calibrate(model_path, model_hash, options)
-
-
-def shipped(facts: ModelFacts, model_hash: str) -> Optional[Profile]:
-    """The shipped profile made for this very file, or for a model of the same facts and name."""
-    profiles = [Profile.load(name) for name in Profile.names()]
-    exact = (p for p in profiles if p.calibration is not None and p.calibration.tensor_hash == model_hash)
-    return next(exact, None) or next((p for p in profiles if _fits(p, facts)), None)
-
-
-def cached(model_hash: str) -> Optional[Profile]:
-    """The profile that an earlier calibration stored; None as well if the file is damaged or of another version."""
-    path = cache_path(model_hash)
-    try:
-        found = Profile.load(path) if path.is_file() else None
-    except ProfileError as error:
-        warnings.warn(f"calibrating again: {error}", stacklevel=2)
-        return None
-    return found if found and found.calibration and found.calibration.tensor_hash == model_hash else None
-
-
-def cache_path(model_hash: str) -> Path:
-    """Where the profile of a model is kept."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("compresskv", appauthor=False) / "profiles" / f"{model_hash.split(':')[-1][:32]}.json"
 
 
 def choose_plan(engine: Engine, corpus: Corpus, seconds: float = TARGET_SECONDS) -> Plan:
@@ -115,8 +92,6 @@ def estimate(plan: Plan, read_seconds: float, step_seconds: float) -> float:
 
 def _speed(engine: Engine, corpus: Corpus) -> tuple[float, float]:
     """Seconds of one prompt token and of one generated token. The first run reads the weights from disk."""
-    import random
-
     text = ""
     for sentence in corpus.hay(0, random.Random(0)):
         text += f" {sentence}"
@@ -135,7 +110,7 @@ def _speed(engine: Engine, corpus: Corpus) -> tuple[float, float]:
 
 
 def _calibrate(model_path: PathLike, model_hash: str, options: Mapping[str, Any]) -> Profile:
-    target = cache_path(model_hash)
+    target = known.cache_path(model_hash)
     state_path = _state_path(target)
     corpus = Corpus.load(model_name=ModelFacts.from_gguf(model_path).name)
     plan = _begun(state_path, model_hash, corpus) or _sized(model_path, corpus, options)
@@ -184,13 +159,3 @@ def _state_path(target: Path) -> Optional[Path]:
         warnings.warn(f"cannot write to {str(target.parent)!r} ({error.strerror}): nothing is stored", stacklevel=5)
         return None
     return target.with_suffix(".state.npz")
-
-
-def _fits(profile: Profile, facts: ModelFacts) -> bool:
-    """Shapes are shared by unrelated models, so the name has to agree as well; a vendor's name may come before it."""
-    ours, theirs = (re.sub(r"[^a-z0-9]", "", model.name.lower()) for model in (profile.model, facts))
-    try:
-        profile.check(facts)
-    except ProfileError:
-        return False
-    return bool(ours) and theirs.endswith(ours)

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from ..engine import native
 from ..errors import CalibrationError
+from ..model.facts import ModelFacts
 from ..model.gguf_file import GGUF
-from ..model.profile import ModelFacts, Profile, Settings
+from ..model.profile import Profile, Settings
 from ..runtime.llama import Llama
 from .prompts import Render, chat, find_span, plain
 

@@ -9,9 +9,9 @@ from typing import Optional
 import numpy as np
 import numpy.typing as npt
 
-from .. import __version__
 from ..model.measurement import Calibration, ErrorCurves, pack_directions
 from ..model.profile import Profile, Provenance, Settings
+from ..version import __version__
 from .answer import MIN_RECALL
 from .corpus import Corpus
 from .curves import POINTS

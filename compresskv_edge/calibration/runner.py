@@ -16,13 +16,13 @@ from typing import Any, Optional
 import numpy as np
 import numpy.typing as npt
 
-from .. import __version__
 from ..errors import CalibrationError
 from ..method.attention import look_at
 from ..method.scoring import select_tokens
 from ..model.gguf_file import GGUF
 from ..model.profile import Profile
 from ..runtime.protection import common_prefix
+from ..version import __version__
 from . import curves
 from .answer import MIN_RECALL, recall
 from .corpus import Corpus, PathLike

@@ -17,8 +17,8 @@ from typing import Any, Sequence
 
 import cffi
 
-from .. import __version__
 from ..errors import LibraryError
+from ..version import __version__
 
 BINDING_VERSION = "0.3.36"  # the llama-cpp-python whose llama.cpp we build; vendor/llama_cpp.pin has its checksum
 

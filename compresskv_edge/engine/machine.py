@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+import psutil
+
+from ..version import __version__
 from . import library
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
@@ -65,14 +67,9 @@ def align_large_blocks_alike() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 64 << 10)
 
 
-def resident_bytes() -> int | None:
-    """Resident memory of this process, None where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * int(os.sysconf("SC_PAGE_SIZE"))
-    except OSError:
-        kib = _output_of("ps", "-o", "rss=", "-p", str(os.getpid()))
-        return int(kib) * 1024 if kib.isdigit() else None
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def _output_of(*command: str) -> str:

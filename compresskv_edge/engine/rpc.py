@@ -91,6 +91,17 @@ def _is_local_gpu(device: Any) -> bool:
     return lib.ggml_backend_dev_type(device) in _GPUS and not reg.startswith(b"RPC")
 
 
+def is_gone(endpoint: str) -> bool:
+    """Whether this process knows the server and it does not answer any more."""
+    if endpoint not in _registered:
+        return False
+    try:
+        _check_reachable(endpoint)
+    except EngineError:
+        return True
+    return False
+
+
 def n_lost() -> int:
     """Connections to servers that broke since the process started."""
     return int(_function("ckv_n_lost", _N_LOST)()) if _registered else 0

@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from ..apps.plot import new_figure
+from ..calibration.plot import new_figure
 from ..errors import EvaluationError
 from . import report
 from .grid import BASE, FULL

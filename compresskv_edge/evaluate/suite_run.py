@@ -14,6 +14,7 @@ from typing import Any, Callable, Optional, cast
 from threadpoolctl import threadpool_limits
 
 from .. import policies
+from ..calibration import auto
 from ..engine.machine import machine_facts
 from ..errors import EvaluationError
 from ..method.budget import resolve_mean_budget
@@ -197,9 +198,9 @@ def _profile(setup: Setup) -> Profile:
     if setup.profile is None:
         return Profile.uniform(setup.model)
     if setup.profile == "auto":
-        from ..calibration.auto import resolve  # which loads models
-
-        return resolve(setup.model, llama_options={"n_threads": setup.n_threads, "n_gpu_layers": setup.n_gpu_layers})
+        return auto.resolve(
+            setup.model, llama_options={"n_threads": setup.n_threads, "n_gpu_layers": setup.n_gpu_layers}
+        )
     return Profile.load(setup.profile)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import numpy.typing as npt
 
@@ -43,8 +44,6 @@ class Tensor:
 
     @property
     def n_bytes(self) -> int:
-        import gguf
-
         block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(self.kind)]
         return math.prod(self.dims) // int(block) * int(block_bytes)
 
@@ -78,8 +77,6 @@ class GGUF:
 
     def find(self, name: str) -> npt.NDArray[np.float32] | None:
         """A tensor's weights, dequantised: (rows, row length), or (row length,) of a vector; None if there is none."""
-        import gguf
-
         tensor = self.tensors.get(name)
         if tensor is None:
             return None

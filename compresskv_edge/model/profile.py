@@ -6,27 +6,19 @@ spread over the layers (sections 3.2 and 3.3 of arXiv:2508.02401).
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Callable, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    field_validator,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, ValidationError, WrapValidator, field_validator, model_validator
 
-from ..errors import BudgetError, ProfileError, UnsupportedModelError
+from ..errors import BudgetError, ProfileError
 from ..method.budget import allocate, resolve_mean_budget
+from . import profile_files
+from .facts import ModelFacts, PositiveCount, one_message
 from .measurement import Calibration, Count, ErrorCurves, Frozen, NonNegative
 
 SCHEMA_VERSION = 1
@@ -34,82 +26,10 @@ SCHEMA_VERSION = 1
 _ANOTHER_PROFILE = "use the profile made for this model, or Profile.uniform(model_path) for an uncalibrated one"
 
 
-def _collapse(value: object) -> object:
-    """(8, 8, 8) -> 8: one value says as much as a list of equal ones, and then compares equal to it."""
-    if isinstance(value, (list, tuple)):
-        return value[0] if value and all(item == value[0] for item in value) else tuple(value)
-    return value
-
-
-def _one_message(expected: str) -> Callable[[Any, ValidatorFunctionWrapHandler], Any]:
-    """A union fails once for each of its members; people need one sentence."""
-
-    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            raise ValueError(f"{expected}, got {value!r:.60}") from None
-
-    return validate
-
-
-PositiveCount = Annotated[int, Field(strict=True, ge=1)]
-PerLayer = Annotated[
-    Union[Count, tuple[Count, ...]],
-    BeforeValidator(_collapse),
-    WrapValidator(_one_message("must be a count, or a list with one count for each layer")),
-]
 Budget = Annotated[
     Union[Annotated[int, Field(strict=True)], Annotated[float, Field(strict=True)]],
-    WrapValidator(_one_message("must be an int (tokens) or a float in (0, 1] (fraction of the prompt)")),
+    WrapValidator(one_message("must be an int (tokens) or a float in (0, 1] (fraction of the prompt)")),
 ]
-
-
-class ModelFacts(Frozen):
-    """The facts of a model that a profile must match. Counts are one int, or one for each layer where they differ."""
-
-    architecture: str = Field(description="general.architecture of the GGUF")
-    n_layer: PositiveCount
-    n_head: PerLayer = Field(description="query heads; 0 in layers without attention")
-    n_head_kv: PerLayer
-    head_dim: PerLayer = Field(description="size of one key")
-    name: str = Field(default="", description="for people; not compared, quantisers and fine-tuners change it")
-
-    @model_validator(mode="after")
-    def _one_count_a_layer(self) -> ModelFacts:
-        for field in ("n_head", "n_head_kv", "head_dim"):
-            counts = getattr(self, field)
-            if isinstance(counts, tuple) and len(counts) != self.n_layer:
-                raise ValueError(f"{field} lists {len(counts)} layers but n_layer is {self.n_layer}")
-        return self
-
-    @classmethod
-    def from_gguf(cls, path: str | os.PathLike[str]) -> ModelFacts:
-        """Read the facts from a GGUF header. Raises UnsupportedModelError if there are none to read."""
-        header = _read_header(path)
-        arch = str(header.get("general.architecture", ""))
-
-        def get(key: str, default: Any = None) -> Any:
-            return header.get(f"{arch}.{key}", default)
-
-        n_head = get("attention.head_count")
-        if get("block_count") is None or not _largest(n_head):
-            raise UnsupportedModelError(
-                f"{str(path)!r} (architecture {arch or 'unknown'!r}) has no attention heads in its header: "
-                "only decoder models with attention can be compressed"
-            )
-        return cls(
-            architecture=arch,
-            n_layer=get("block_count"),
-            n_head=n_head,
-            n_head_kv=get("attention.head_count_kv", n_head),
-            head_dim=get("attention.key_length", get("embedding_length", 0) // _largest(n_head)),
-            name=str(header.get("general.name", "")),
-        )
-
-    def heads_in(self, layer: int) -> int:
-        """Query heads of a layer."""
-        return self.n_head[layer] if isinstance(self.n_head, tuple) else self.n_head
 
 
 class Settings(Frozen):
@@ -205,8 +125,8 @@ class Profile(Frozen):
             return source
         if isinstance(source, Mapping):
             return cls._from_dict(dict(source), "the profile dict")
-        path = _find(source)
-        return cls._from_dict(_read_json(path), f"profile {str(path)!r}")
+        path = profile_files.find(source)
+        return cls._from_dict(profile_files.read_json(path), f"profile {str(path)!r}")
 
     @classmethod
     def _from_dict(cls, data: object, where: str) -> Profile:
@@ -243,7 +163,7 @@ class Profile(Frozen):
     @staticmethod
     def names() -> tuple[str, ...]:
         """Names of the shipped profiles, sorted."""
-        return tuple(sorted(path.stem for path in _shipped_dir().glob("*.json") if path.name != "schema.json"))
+        return profile_files.names()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile; readers see the old file or the new one, never a part. Raises ProfileError."""
@@ -292,53 +212,6 @@ class Profile(Frozen):
 def schema_json() -> str:
     """The JSON Schema of a profile, as kept in profiles/schema.json."""
     return json.dumps(Profile.model_json_schema(), indent=2, sort_keys=True) + "\n"
-
-
-def _shipped_dir() -> Path:
-    """Package data of an installed wheel, else the folder of the checkout that an editable install runs from."""
-    package = Path(__file__).resolve().parents[1]
-    checkout = package.parent / "profiles"
-    # the schema tells our folder from some other package's `profiles`
-    editable = not (package / "profiles").is_dir() and (checkout / "schema.json").is_file()
-    return checkout if editable else package / "profiles"
-
-
-def _find(source: str | os.PathLike[str]) -> Path:
-    path = Path(source)
-    if path.suffix == ".json" or path.parent != Path() or path.is_file():
-        return path
-    names = Profile.names()
-    if str(path) in names:
-        return _shipped_dir() / f"{path}.json"
-    close = difflib.get_close_matches(str(path).lower(), names, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise ProfileError(
-        f"no profile is named {str(path)!r}: {hint}Shipped are {', '.join(names) or 'none'}; a path must end in .json"
-    )
-
-
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        names = ", ".join(Profile.names())
-        raise ProfileError(
-            f"cannot read profile {str(path)!r}: {error.strerror}; give a .json file or one of the names {names}"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ProfileError(
-            f"profile {str(path)!r} is not JSON or is truncated ({error}): copy or download the file again"
-        ) from error
-
-
-def _read_header(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    from .gguf_file import GGUF
-
-    return GGUF.open(path).metadata
-
-
-def _largest(counts: object) -> int:
-    return int(max(counts, default=0)) if isinstance(counts, (list, tuple)) else int(counts or 0)  # type: ignore[call-overload]
 
 
 def _readable(error: ValidationError) -> str:

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import gguf
+
 from ..errors import UnsupportedModelError
+from .facts import ModelFacts
 from .gguf_file import GGUF
-from .profile import ModelFacts
 from .random_gguf import Shape, n_parameters
 from .shapes import BITS_PER_WEIGHT
 
@@ -134,8 +136,6 @@ def pad(n_rows: int) -> int:
 
 
 def _row_bytes(n_elements: int, kind: str) -> int:
-    import gguf
-
     block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind.upper()]]
     return math.ceil(n_elements / int(block)) * int(block_bytes)
 

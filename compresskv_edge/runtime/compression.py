@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any, Callable, List, Optional, Tuple, Union
 
-from ..engine import native
+from ..engine import memory, native
 from ..errors import BudgetError, PolicyError, UnsupportedModelError
 from ..method.budget import resolve_mean_budget
-from ..model.profile import ModelFacts, Profile
+from ..model.facts import ModelFacts
+from ..model.profile import Profile
 from .messages import Turn
 from .policy_run import DEFAULT, Run, attached_profile
 from .protection import Protection, common_prefix
@@ -47,6 +47,7 @@ class Compression:
         self.prefill = kv_prefill
         self.memory = kv_memory
         self.layers: List[native.LayerShape] = []
+        self.free_bytes: Callable[[], int] = memory.free_bytes  # where the cache will lie
         self.prompt_pending = False
         self.generating = False
         self.current: List[int] = []  # budgets of the last prompt: (n_layer,)
@@ -159,7 +160,7 @@ class Compression:
         needed = stats.kv_bytes_stock * n_tokens // n_ctx
         allowed = parse_bytes(self.memory)
         if allowed is None:
-            allowed = stats.kv_bytes + max(free_bytes() - _MARGIN_BYTES, 0)
+            allowed = stats.kv_bytes + max(self.free_bytes() - _MARGIN_BYTES, 0)
         if needed <= allowed:
             return "full"
         return self.bounded_prefill
@@ -203,15 +204,6 @@ def parse_bytes(memory: Union[int, str, None]) -> Optional[int]:
         raise BudgetError(
             f"kv_memory is {memory!r}: give bytes as an int, or a size such as '512MB' or '2GB'"
         ) from None
-
-
-def free_bytes() -> int:
-    """Memory that programs may take without swapping; a large number where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return 1 << 50
 
 
 def _facts(model: Any, layers: Sequence[native.LayerShape]) -> ModelFacts:

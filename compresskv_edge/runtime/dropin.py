@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import LibraryError
+from .llama import Llama, llama_cpp
 
 
 def replace_llama() -> None:
@@ -20,10 +21,6 @@ def replace_llama() -> None:
         LibraryError: stock llama.cpp is loaded already, or a module holds the stock class already. That module would
             take `kv_profile` and ignore it without a word.
     """
-    from .llama import Llama  # which names our library before llama_cpp loads one
-
-    import llama_cpp  # isort: skip
-
     stock = next(each for each in Llama.__mro__ if each.__module__.startswith("llama_cpp."))
     holders = sorted(_modules_with(stock))
     if holders:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from dataclasses import dataclass
 from typing import Any, Generator, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
-from ..engine import library, native, rpc
+from ..engine import library, memory, native, rpc
 
 library.offer()
 
@@ -18,6 +19,7 @@ import numpy.typing as npt  # noqa: E402
 from ..errors import BudgetError, CompressKVError, ContextError, EngineError, UnsupportedModelError  # noqa: E402
 from ..model.profile import Profile  # noqa: E402
 from ..model.resolve import resolve  # noqa: E402
+from . import automatic  # noqa: E402
 from .compression import GUIDE_TOKENS, Compression  # noqa: E402
 from .conversation import Conversation  # noqa: E402
 from .protection import named_positions  # noqa: E402
@@ -119,7 +121,8 @@ class Llama(Conversation, llama_cpp.Llama):
         if kv_profile is None and kv_policy != "compresskv":
             kv_profile = Profile.uniform(model_path)
         if kv_profile is not None:
-            profile = _load_profile(kv_profile, model_path, allow_calibration, kwargs)
+            options = {**kwargs, "rpc_servers": rpc_servers}
+            profile = _load_profile(kv_profile, model_path, allow_calibration, options)
             self._compression = Compression(
                 profile, kv_budget, kv_tail, kv_prefill, kv_memory, kv_policy, kv_protect, kv_guide
             )
@@ -164,6 +167,8 @@ class Llama(Conversation, llama_cpp.Llama):
         self.__dict__["_loaded_model"] = model
         if self._compression is not None:
             self._compression.attach(model)
+            places = (self.model_params, self.context_params, len(self._compression.layers))
+            self._compression.free_bytes = functools.partial(memory.free_for_cache, *places)
             if not self._logits_all:  # one output a decode: no buffer for n_ubatch rows of logits
                 self.context_params.n_outputs_max = 1
             self._n_positions = trained_limit(self)
@@ -351,9 +356,7 @@ def _load_profile(
 ) -> Profile:
     if source != "auto":
         return Profile.load(source)
-    from ..calibration.auto import resolve  # which loads models with this module
-
-    return resolve(model_path, allow_calibration=allow_calibration, llama_options=options)
+    return automatic.profile(model_path, allow_calibration, options)
 
 
 def _options(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Any, Callable
 import gguf
 import numpy as np
 
-from ...engine import native
+from ...engine import devices, native
 from ...engine.machine import align_large_blocks_alike, machine_facts, resident_bytes
 from ...errors import BudgetError, CompressKVError, EngineError, UnsupportedModelError
 from ...model import random_gguf
 from ...model.profile import Profile, Settings
-from ..doctor import devices
 from .result import BLOCK, CHUNK, Eviction, KVBytes, Peaks, Plan, Result, Rival, Samples
 
 if TYPE_CHECKING:
@@ -225,7 +224,7 @@ def _allocated(llm: Llama) -> int:
 
 def _devices() -> list[str]:
     """Names of what computes beside the CPU."""
-    return [f"{device.description or device.name} ({device.kind})" for device in devices() if device.kind != "CPU"]
+    return [f"{each.description or each.name} ({each.kind})" for each in devices.found() if each.kind != devices.CPU]
 
 
 def _prefill(contexts: Sequence[Llama], tokens: Sequence[int], step: Step) -> list[tuple[float, ...]]:

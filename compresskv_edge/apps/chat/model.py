@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
+from ...calibration import auto
 from ...engine import logs
 from ...errors import CalibrationError, ChatError, CompressKVError, ModelError, UnsupportedModelError
 from ...model import hub
@@ -90,8 +91,6 @@ def _profile(name: str, path: str, options: Mapping[str, Any]) -> Profile:
         return Profile.uniform(path)
     if name != "auto":
         return Profile.load(name)
-    from ...calibration import auto
-
     try:
         return auto.resolve(path, allow_calibration=False)
     except CalibrationError:

@@ -47,8 +47,7 @@ def _lines(report: doctor.Report) -> Iterator[tuple[str, str]]:
     yield "cpu", f"{report.cpu}, {report.cores} cores"
     if report.build is not None:
         yield from _build_lines(report.build)
-    free = "not told by this system" if report.memory_free is None else f"{size(report.memory_free)} free"
-    yield "memory", free + ("" if report.memory_total is None else f" of {size(report.memory_total)}")
+    yield "memory", f"{size(report.memory_free)} free of {size(report.memory_total)}"
     if report.model is not None:
         yield from _model_lines(report.model)
     for problem in report.problems:

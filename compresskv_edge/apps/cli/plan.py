@@ -9,10 +9,11 @@ from typing import Annotated, Any, List, Optional
 
 import typer
 
+from ...engine.memory import free_bytes
 from ...errors import BudgetError
 from ...model.shapes import BITS_PER_WEIGHT, USUAL
 from ...model.sizes import KV_TYPES, ModelSizes
-from ...runtime.compression import free_bytes, parse_bytes
+from ...runtime.compression import parse_bytes
 from .. import plan as planning
 from .options import MODEL, model_file, one_of, show
 

@@ -11,7 +11,9 @@ import typer
 
 from ...engine import logs
 from ...method.budget import resolve_mean_budget
-from ...model.profile import ModelFacts, Profile
+from ...model.facts import ModelFacts
+from ...model.gguf_file import GGUF
+from ...model.profile import Profile
 from .options import MODEL, model_file
 
 profile_app = typer.Typer(help="Look at a profile.", no_args_is_help=True, add_completion=False)
@@ -204,8 +206,6 @@ def validate_command(
 
 
 def _identity(profile: Profile, model: Path) -> str:
-    from ...model.gguf_file import GGUF
-
     if profile.calibration is None:
         return " by its shape"
     if profile.calibration.tensor_hash == GGUF.open(model).hash():
@@ -221,7 +221,7 @@ def plot_command(
     ] = None,
 ) -> None:
     """Write a picture: heat maps of the heads' scores, bars of the layers' errors."""
-    from ..plot import plot_profile
+    from ...calibration.plot import plot_profile
 
     target = output or Path(f"{Path(name).stem}.png")
     if target.suffix != ".png":

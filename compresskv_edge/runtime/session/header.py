@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from pydantic import BaseModel, ConfigDict
 
-from ... import __version__
 from ...engine import library
 from ...model.gguf_file import GGUF
+from ...version import __version__
 from ..policy_run import DEFAULT, attached_profile
 from ..protection import N_SINKS
 
