@@ -128,6 +128,28 @@ def test_who_leaves_with_the_slot_in_hand_gives_it_back():
     run(scene())
 
 
+@pytest.mark.parametrize("leaves_first", [True, False])
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_release_and_a_cancellation_in_the_same_tick(leaves_first, others):
+    async def scene():
+        slots = pool(FakeLlama())
+        slot = await slots.acquire(tokens(1), Run("a"))
+        leaves = asyncio.ensure_future(slots.acquire(tokens(1), Run("b")))
+        rest = [asyncio.ensure_future(slots.acquire(tokens(1), Run("c"))) for _ in range(others)]
+        await asyncio.sleep(0)
+        for step in (leaves.cancel, lambda: slots.release(slot))[:: 1 if leaves_first else -1]:
+            step()
+        (ended,) = await asyncio.gather(leaves, return_exceptions=True)
+        assert isinstance(ended, asyncio.CancelledError)  # and no ValueError
+        for got in await asyncio.gather(*rest):
+            assert got.run.request_id == "c"
+            slots.release(got)
+        assert slot.run is None
+        assert slots.n_waiting == len(slots._waiting) == 0
+
+    run(scene())
+
+
 def test_a_full_line_is_an_error():
     async def scene():
         slots = pool(FakeLlama(), max_waiting=0)

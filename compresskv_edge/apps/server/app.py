@@ -43,10 +43,9 @@ def create_app(server: ServerSettings, models: List[ModelSettings]) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    app.state.models.open()
     # templates and tokenizers run there, one after the other in Python anyway: more threads are more memory, not speed
     anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
     try:
         yield
     finally:
-        app.state.models.close()
+        await app.state.models.close()

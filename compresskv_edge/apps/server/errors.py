@@ -34,6 +34,11 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, self.headers or None)
 
 
+def overloaded(what: str) -> ApiError:
+    """Too many at once: the client may try again."""
+    return ApiError(503, f"{what}: try again", code="overloaded", Retry_After="5")
+
+
 def context_length_exceeded(n_prompt: int, n_ctx: int) -> ApiError:
     """OpenAI's wording of a prompt that does not fit."""
     return ApiError(

@@ -2,7 +2,7 @@
 
 # no `from __future__ import annotations`: FastAPI evaluates them
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from fastapi import APIRouter, Depends, Request, Response
 from llama_cpp.server.types import DetokenizeInputRequest, TokenizeInputRequest
@@ -13,8 +13,11 @@ from starlette.concurrency import run_in_threadpool
 from ... import __version__
 from . import kept, prepare
 from .api import authenticate
+from .errors import ApiError
 from .models import Models
 from .pool import Pool
+
+_NO_SLOTS: Dict[str, Any] = {"waiting": 0, "slots": []}
 
 open_router = APIRouter(tags=["Extras"])
 router = APIRouter(tags=["Extras"], dependencies=[Depends(authenticate)])
@@ -43,6 +46,8 @@ async def metrics(request: Request) -> Response:
 async def props(request: Request) -> Dict[str, Any]:
     """What is loaded, and how."""
     models: Models = request.app.state.models
+    if models.pool is None:
+        raise ApiError(503, "no model is loaded at the moment", code="model_not_loaded")
     llama, settings = models.pool.llama, models.settings[models.current]
     compression = llama._compression
     return {
@@ -59,8 +64,8 @@ async def props(request: Request) -> Dict[str, Any]:
 @router.get("/extras/slots")
 async def slots(request: Request) -> Dict[str, Any]:
     """What each slot does at the moment, and its cache, without a word of the text."""
-    pool: Pool = request.app.state.models.pool
-    return {"waiting": pool.n_waiting, "slots": [slot.state() for slot in pool.slots]}
+    pool: Optional[Pool] = request.app.state.models.pool  # None between two models
+    return {"waiting": pool.n_waiting, "slots": [slot.state() for slot in pool.slots]} if pool else _NO_SLOTS
 
 
 @router.post("/extras/kv/kept")

@@ -72,6 +72,8 @@ class _Slots(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         pool = self._models.pool
+        if pool is None:  # between two models
+            return
         yield GaugeMetricFamily("compresskv_requests_waiting", "Requests in line for a slot", value=pool.n_waiting)
         busy = GaugeMetricFamily("compresskv_slot_busy", "1 while the slot generates", labels=["slot"])
         kept = GaugeMetricFamily("compresskv_tokens_kept", "Tokens a layer keeps, mean over layers", labels=["slot"])

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import collections
-from typing import Deque, List, Optional, Tuple
+from typing import Dict, List, Optional
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ApiError
+from .errors import overloaded
 from .load import SlotLlama, close_slots
 from .slot import Run, Slot
 
 _Tokens = npt.NDArray[np.int32]
-_Waiter = Tuple["asyncio.Future[Slot]", _Tokens]
 _ON_ITS_WAY = Run("")  # in a slot that was given to a request which has not woken yet
 
 
@@ -24,7 +22,7 @@ class Pool:
     def __init__(self, llamas: List[SlotLlama], max_waiting: int, interrupt: bool = False) -> None:
         self.slots = [Slot(index, llama) for index, llama in enumerate(llamas)]
         self.max_waiting, self.interrupt = max_waiting, interrupt
-        self._waiting: Deque[_Waiter] = collections.deque()
+        self._waiting: Dict[asyncio.Future[Slot], None] = {}  # in line, the first first; who leaves is taken out
 
     @property
     def llama(self) -> SlotLlama:
@@ -34,45 +32,40 @@ class Pool:
     @property
     def n_waiting(self) -> int:
         """Requests in line."""
-        return len(self._waiting)
+        return sum(not future.done() for future in self._waiting)
 
     def check_room(self) -> None:
         """Raise ApiError 503 if the line is full."""
         if self.n_waiting >= self.max_waiting and not self._idle():
-            raise ApiError(
-                503, f"all slots are busy and {self.n_waiting} requests wait already: try again", code="overloaded",
-                Retry_After="5",
-            )  # fmt: skip
+            raise overloaded(f"all slots are busy and {self.n_waiting} requests wait already")
 
     async def acquire(self, tokens: _Tokens, run: Run) -> Slot:
         """A slot for a prompt; the caller gives it back with `release`. ApiError 503 if the line is full."""
         slot = self._best(tokens)
         if slot is None:
             self.check_room()
-            slot = await self._wait(tokens)
+            slot = await self._wait()
         slot.begin(run)
         return slot
 
-    async def _wait(self, tokens: _Tokens) -> Slot:
+    async def _wait(self) -> Slot:
         future: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
-        waiter = (future, tokens)
-        self._waiting.append(waiter)
+        self._waiting[future] = None
         if self.interrupt:
             self._interrupt_oldest()
         try:
             return await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                self.release(future.result())  # it was handed over in the same breath
-            else:
-                self._waiting.remove(waiter)
+            if not future.cancelled():
+                self.release(future.result())  # it was handed over in the same tick
             raise
+        finally:
+            self._waiting.pop(future, None)
 
     def release(self, slot: Slot) -> None:
-        """The slot is free: it goes to the first in line."""
+        """The slot is free: it goes to the first in line who is still there."""
         slot.run = None
-        while self._waiting:
-            future, _ = self._waiting.popleft()
+        for future in self._waiting:
             if not future.done():
                 slot.run = _ON_ITS_WAY
                 future.set_result(slot)
