@@ -12,9 +12,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 UPSTREAM := vendor/llama_cpp.pin vendor/fetch.py
 SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/version.py \
-            $(wildcard patches/*.patch compresskv_edge/csrc/* compresskv_edge/model/weights/* profiles/*.json)
+            $(wildcard patches/*.patch compresskv_edge/csrc/* compresskv_edge/csrc/*/* compresskv_edge/model/weights/* profiles/*.json)
 
-.PHONY: help setup demo test test-arm test-windows build-vulkan test-vulkan build-cuda test-cuda bench-cuda bench lint models results docs browser stock sdist wheel check-dist clean FORCE
+.PHONY: help setup demo test test-arm test-windows build-vulkan test-vulkan build-cuda test-cuda bench-cuda bench lint models results docs browser doctest stock sdist wheel check-dist clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -90,6 +90,12 @@ browser: ## Chromium for the chat page's tests, if it is missing: Debian and Ubu
 	  apt-get update --quiet=2 && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --no-install-recommends chromium chromium-driver; }
 
+DOCTEST := /usr/include/doctest/doctest.h
+
+doctest: ## the framework of the native unit tests, if it is missing: Debian and Ubuntu, as root
+	@test -e $(DOCTEST) || { apt-get update --quiet=2 && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --no-install-recommends doctest-dev; }
+
 stock: build/stock/.done ## for the tests: an unpatched libllama in build/stock/lib, and the self-test without Python
 
 sdist: $(VENV)/.tools ## dist/*.tar.gz, which builds without the package index
@@ -136,8 +142,8 @@ $(VENV)/.dev: $(VENV)/.package
 	$(PIP) install --no-build-isolation --editable '.[test,dev]'
 	@touch $@
 
-# the same build tree, so ggml is compiled once and with the same flags
-build/stock/.done: $(VENV)/.package cmake/stock.cmake tests/native/selftest.cpp
-	cmake -S . -B build/cmake -DCKV_STOCK=ON > build/stock.log || { cat build/stock.log; exit 1; }
-	cmake --build build/cmake --target stock ckv-selftest
+# the same build tree, so ggml is compiled once and with the same flags; doctest may come later
+build/stock/.done: $(VENV)/.package cmake/stock.cmake $(wildcard tests/native/*.cpp tests/native/core/*.cpp $(DOCTEST))
+	cmake -S . -B build/cmake -DCKV_STOCK=ON -DCKV_WERROR=ON > build/stock.log || { cat build/stock.log; exit 1; }
+	cmake --build build/cmake --target stock ckv-selftest $(if $(wildcard $(DOCTEST)),ckv-core-tests)
 	@touch $@

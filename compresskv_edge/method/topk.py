@@ -22,7 +22,7 @@ def top_k_indices(scores: Scores, k: int) -> Indices:
     the k-th largest and only some of them fit, the set is a matter of the algorithm; max pooling makes such plateaus
     often. The authors of arXiv:2508.02401 select with `torch.topk`, so the retained tokens equal theirs only if these
     ties are broken by the same steps: those of C++'s `nth_element` and `partial_sort` as libstdc++ does them, which are
-    deterministic. `csrc/ckv-select.cpp` takes the same steps.
+    deterministic. `csrc/core/top_k.cpp` takes the same steps.
 
     Raises ValueError if `scores` is not one-dimensional or k is not in 0..n.
     """

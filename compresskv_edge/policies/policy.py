@@ -49,7 +49,7 @@ class Policy:
     heads: Literal["all", "profile"] = "all"  # that score: all, or the profile's best
     curves: bool = False  # `spread` reads the profile's error curves
     own_window: int = 0  # the library's window where it serves this policy alone, shorter than the profile's; 0: that
-    native: bool = False  # attention of the window, pooled: csrc/ckv-score.cpp does the same
+    native: bool = False  # attention of the window, pooled: csrc/graph/score.cpp does the same
     decodes: bool = False  # the paper evicts while decoding as well
     evicts: bool = True
     merge: Optional[Merge] = None  # evicted rows go into kept ones, see merging.py
