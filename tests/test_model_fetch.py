@@ -14,7 +14,7 @@ from compresskv_edge.model import fetch, index
 from compresskv_edge.model.catalogue import CatalogueModel
 from compresskv_edge.model.store import Store
 
-MODEL = stand_in.model()
+MODEL = stand_in.model(n_parts=2)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def pull(store: Store, model: CatalogueModel = MODEL, accept_terms: bool = False
 
 
 def test_the_file_lies_in_the_store_and_nothing_beside_it(packages: Path, store: Store) -> None:
-    stand_in.add_all(packages)
+    stand_in.add_all(packages, n_parts=2)
     assert pull(store).read_bytes() == stand_in.BYTES
     assert {path.name for path in store.folder.rglob("*")} == {"tiny.gguf", "begun", "tiny.lock"}
 
@@ -81,16 +81,16 @@ def test_every_source_says_why(store: Store) -> None:
 
 
 def test_wrong_bytes_are_not_gone_on_with(packages: Path, store: Store) -> None:
-    stand_in.add_all(packages, stand_in.BYTES[::-1])
+    stand_in.add_all(packages, stand_in.BYTES[::-1], n_parts=2)
     with pytest.raises(ModelError, match="is removed: try again"):
         pull(store)
-    stand_in.add_all(packages)
+    stand_in.add_all(packages, n_parts=2)
     assert pull(store).read_bytes() == stand_in.BYTES
 
 
 def test_two_at_once(packages: Path, store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """The second waits, then finds the file."""
-    stand_in.add_all(packages)
+    stand_in.add_all(packages, n_parts=2)
     starts: list[Any] = []
 
     def counted(model: CatalogueModel, folder: Path, on_bytes: Callable[[int], object]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -89,6 +90,16 @@ def test_no_room(site: stand_in_hub.Hub, folder: Path, monkeypatch: pytest.Monke
         hub.fetch_model(MODEL, folder, lambda _: None)
     (folder / "half").write_bytes(b"0123456789")  # begun earlier
     assert hub.fetch_model(MODEL, folder, lambda _: None).is_file()
+
+
+def test_quiet_is_without_its_bars(caplog: pytest.LogCaptureFixture) -> None:
+    utils = pytest.importorskip("huggingface_hub.utils", reason="huggingface-hub is in the extra 'chat'")
+    caplog.set_level(logging.ERROR, logger="compresskv_edge")
+    try:
+        hub._hub(MODEL.hub)
+        assert utils.are_progress_bars_disabled()
+    finally:
+        utils.enable_progress_bars()
 
 
 def test_the_real_hub_takes_these_arguments() -> None:

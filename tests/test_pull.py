@@ -22,17 +22,17 @@ TERMS = "Be good with it."
 def packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The model's packages, and an empty store at tmp_path / "models"."""
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path)
-    monkeypatch.setattr(catalogue, "CATALOGUE", (stand_in.model(),))
+    monkeypatch.setattr(catalogue, "CATALOGUE", (stand_in.model(n_parts=1),))
     stand_in_hub.leave_out(monkeypatch)
     folder = stand_in.use(monkeypatch, tmp_path / "index")
-    stand_in.add_all(folder)
+    stand_in.add_all(folder, n_parts=1)
     return folder
 
 
 @pytest.fixture
 def terms(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model has terms of its own."""
-    monkeypatch.setattr(catalogue, "CATALOGUE", (stand_in.model(terms=TERMS),))
+    monkeypatch.setattr(catalogue, "CATALOGUE", (stand_in.model(terms=TERMS, n_parts=1),))
 
 
 @pytest.fixture

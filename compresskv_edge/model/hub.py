@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -81,14 +82,14 @@ def _n_bytes_in(folder: Path) -> int:
 
 def _hub(wanted: HubFile) -> Any:
     try:
-        import huggingface_hub
+        hub = import_module("huggingface_hub")
     except ImportError as error:
         raise ModelError(
             f"names on Hugging Face ({wanted.repo}) need huggingface-hub: pip install huggingface-hub"
         ) from error
     if not _log.isEnabledFor(logging.WARNING):  # compresskv --quiet
-        huggingface_hub.utils.disable_progress_bars()
-    return huggingface_hub
+        import_module("huggingface_hub.utils").disable_progress_bars()
+    return hub
 
 
 def _failure(wanted: HubFile, error: Exception) -> ModelError:
