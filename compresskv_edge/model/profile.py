@@ -26,10 +26,18 @@ from pydantic import (
 )
 
 from ..errors import BudgetError, ProfileError, UnsupportedModelError
+from ..files import check_size, parse_json, read_bytes, replace_text, short
 from ..method.budget import allocate, resolve_mean_budget
-from .measurement import Calibration, Count, ErrorCurves, Frozen, NonNegative
+from .measurement import MAX_COUNT, Calibration, Count, ErrorCurves, Frozen, NonNegative
 
 SCHEMA_VERSION = 1
+# a profile may come from a stranger, and llama.cpp has 512 layers at most
+MAX_LAYERS = 1024
+MAX_HEADS = 4096
+MAX_WINDOW = 4096
+_MAX_BYTES = 16 << 20  # of a file: 128 layers of 128 heads take 6 MB
+_MAX_VALUES = 1 << 19
+_MAX_ERRORS = 20  # that are told
 
 _ANOTHER_PROFILE = "use the profile made for this model, or Profile.uniform(model_path) for an uncalibrated one"
 
@@ -48,19 +56,20 @@ def _one_message(expected: str) -> Callable[[Any, ValidatorFunctionWrapHandler],
         try:
             return handler(value)
         except ValidationError:
-            raise ValueError(f"{expected}, got {value!r:.60}") from None
+            raise ValueError(f"{expected}, got {short(value)}") from None
 
     return validate
 
 
-PositiveCount = Annotated[int, Field(strict=True, ge=1)]
-PerLayer = Annotated[
-    Union[Count, tuple[Count, ...]],
-    BeforeValidator(_collapse),
-    WrapValidator(_one_message("must be a count, or a list with one count for each layer")),
-]
+PositiveCount = Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
+NumberOfLayers = Annotated[int, Field(strict=True, ge=1, le=MAX_LAYERS)]
+_collapses = BeforeValidator(_collapse)
+_per_layer = WrapValidator(_one_message("must be a count, or a list with one count for each layer"))
+HeadCount = Annotated[int, Field(strict=True, ge=0, le=MAX_HEADS)]
+HeadsPerLayer = Annotated[Union[HeadCount, tuple[HeadCount, ...]], _collapses, _per_layer]
+PerLayer = Annotated[Union[Count, tuple[Count, ...]], _collapses, _per_layer]
 Budget = Annotated[
-    Union[Annotated[int, Field(strict=True)], Annotated[float, Field(strict=True)]],
+    Union[Annotated[int, Field(strict=True, le=MAX_COUNT)], Annotated[float, Field(strict=True)]],
     WrapValidator(_one_message("must be an int (tokens) or a float in (0, 1] (fraction of the prompt)")),
 ]
 
@@ -69,9 +78,9 @@ class ModelFacts(Frozen):
     """The facts of a model that a profile must match. Counts are one int, or one for each layer where they differ."""
 
     architecture: str = Field(description="general.architecture of the GGUF")
-    n_layer: PositiveCount
-    n_head: PerLayer = Field(description="query heads; 0 in layers without attention")
-    n_head_kv: PerLayer
+    n_layer: NumberOfLayers
+    n_head: HeadsPerLayer = Field(description="query heads; 0 in layers without attention")
+    n_head_kv: HeadsPerLayer
     head_dim: PerLayer = Field(description="size of one key")
     name: str = Field(default="", description="for people; not compared, quantisers and fine-tuners change it")
 
@@ -93,19 +102,27 @@ class ModelFacts(Frozen):
             return header.get(f"{arch}.{key}", default)
 
         n_head = get("attention.head_count")
-        if get("block_count") is None or not _largest(n_head):
-            raise UnsupportedModelError(
-                f"{str(path)!r} (architecture {arch or 'unknown'!r}) has no attention heads in its header: "
-                "only decoder models with attention can be compressed"
+        try:
+            if get("block_count") is None or not _largest(n_head):
+                raise UnsupportedModelError(
+                    f"{str(path)!r} (architecture {arch or 'unknown'!r}) has no attention heads in its header: "
+                    "only decoder models with attention can be compressed"
+                )
+            return cls(
+                architecture=arch,
+                n_layer=get("block_count"),
+                n_head=n_head,
+                n_head_kv=get("attention.head_count_kv", n_head),
+                head_dim=get("attention.key_length", get("embedding_length", 0) // _largest(n_head)),
+                name=str(header.get("general.name", "")),
             )
-        return cls(
-            architecture=arch,
-            n_layer=get("block_count"),
-            n_head=n_head,
-            n_head_kv=get("attention.head_count_kv", n_head),
-            head_dim=get("attention.key_length", get("embedding_length", 0) // _largest(n_head)),
-            name=str(header.get("general.name", "")),
-        )
+        except (TypeError, OverflowError, ValueError) as error:
+            if isinstance(error, UnsupportedModelError):
+                raise
+            why = _readable(error) if isinstance(error, ValidationError) else str(error)
+            raise UnsupportedModelError(
+                f"{str(path)!r} has a header that no decoder model has:\n{why}\nGive a complete .gguf file"
+            ) from error
 
     def heads_in(self, layer: int) -> int:
         """Query heads of a layer."""
@@ -115,12 +132,14 @@ class ModelFacts(Frozen):
 class Settings(Frozen):
     """How tokens are scored and budgets spread; the defaults are the paper's."""
 
-    window: PositiveCount = Field(default=8, description="tokens at the end of the prompt that score and always stay")
-    kernel: PositiveCount = Field(default=5, description="pooling kernel, odd")
+    window: Annotated[PositiveCount, Field(le=MAX_WINDOW)] = Field(
+        default=8, description="tokens at the end of the prompt that score and always stay"
+    )
+    kernel: Annotated[PositiveCount, Field(le=MAX_WINDOW)] = Field(default=5, description="pooling kernel, odd")
     pooling: Literal["avg", "max"] = "avg"
     n_heads: PositiveCount = Field(default=4, description="heads of each layer that score: the first of its ranking")
     floor: PositiveCount = Field(default=32, description="tokens that every layer keeps at least")
-    cap_factor: Annotated[float, Field(strict=True, ge=1.0, allow_inf_nan=False)] = Field(
+    cap_factor: Annotated[float, Field(strict=True, ge=1.0, le=1e6, allow_inf_nan=False)] = Field(
         default=3.0, description="no layer keeps more than this times the mean budget"
     )
 
@@ -215,9 +234,13 @@ class Profile(Frozen):
         version = data.get("schema_version")
         if version != SCHEMA_VERSION or isinstance(version, bool):
             raise ProfileError(
-                f"{where}: schema_version is {version!r}, this version of compresskv_edge reads {SCHEMA_VERSION}: "
+                f"{where}: schema_version is {short(version)}, this version of compresskv_edge reads {SCHEMA_VERSION}: "
                 "use a profile of that version or another version of the package"
             )
+        try:
+            check_size(data, _MAX_VALUES)
+        except ValueError as error:
+            raise ProfileError(f"{where} is no profile: {error}") from error
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -247,14 +270,11 @@ class Profile(Frozen):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile; readers see the old file or the new one, never a part. Raises ProfileError."""
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_text(self.to_json(), encoding="utf-8")
-            os.replace(temporary, target)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise ProfileError(f"cannot write profile {str(target)!r}: {error.strerror}") from error
+            replace_text(path, self.to_json())
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ProfileError(f"cannot write profile {os.fspath(path)!r}: {why}") from error
 
     def to_json(self) -> str:
         """The same text for equal profiles, lists of numbers on one line."""
@@ -319,13 +339,13 @@ def _find(source: str | os.PathLike[str]) -> Path:
 
 def _read_json(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_bytes(path, _MAX_BYTES))
     except OSError as error:
         names = ", ".join(Profile.names())
         raise ProfileError(
             f"cannot read profile {str(path)!r}: {error.strerror}; give a .json file or one of the names {names}"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ProfileError(
             f"profile {str(path)!r} is not JSON or is truncated ({error}): copy or download the file again"
         ) from error
@@ -342,7 +362,7 @@ def _largest(counts: object) -> int:
 
 
 def _readable(error: ValidationError) -> str:
-    return "\n".join(f"  {_field(item['loc'])}: {_said(item)}" for item in error.errors())
+    return "\n".join(f"  {_field(item['loc'])}: {_said(item)}" for item in error.errors()[:_MAX_ERRORS])
 
 
 def _field(location: tuple[int | str, ...]) -> str:
@@ -355,7 +375,7 @@ def _said(item: Any) -> str:
     message = str(item["msg"]).replace("Value error, ", "")
     if item["type"] in ("missing", "value_error"):
         return message
-    return f"{message}, got {item['input']!r:.60}"
+    return f"{message}, got {short(item['input'])}"
 
 
 def _format(value: Any, indent: str) -> str:
