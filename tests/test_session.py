@@ -14,6 +14,7 @@ from logits import TYPES, Case, last_logits, prompt
 from compresskv_edge import Llama, Profile
 from compresskv_edge.errors import CompressKVError, PolicyError, SessionError
 from compresskv_edge.runtime.session import session
+from compresskv_edge.runtime.session import state as state_check
 
 pytestmark = pytest.mark.every_device
 
@@ -198,7 +199,10 @@ def test_another_model_or_profile_or_cache(
         refuses(llm, saved, match)
 
 
-def test_a_state_that_llama_cpp_refuses_changes_nothing(saved: Path, load: Callable[..., Llama]) -> None:
+def test_a_state_that_llama_cpp_refuses_changes_nothing(
+    saved: Path, load: Callable[..., Llama], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_check, "problem", lambda *_: None)  # which would see it first
     held = session.Session.load(saved)
     state = held.state.copy()
     where = state.tobytes().index(b"CCKV")

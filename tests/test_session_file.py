@@ -129,7 +129,7 @@ def test_mode_and_links(file: Path) -> None:
 WRITER = """
 import os, signal, sys
 import numpy as np
-from compresskv_edge import session_file
+from compresskv_edge.runtime.session import file as session_file
 
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 

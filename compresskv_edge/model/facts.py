@@ -15,8 +15,13 @@ from pydantic import (
 )
 
 from ..errors import UnsupportedModelError
+from ..files import short
 from .gguf_file import GGUF
-from .measurement import Count, Frozen
+from .measurement import MAX_COUNT, Count, Frozen
+
+# a file may come from a stranger, and llama.cpp has 512 layers at most
+MAX_LAYERS = 1024
+MAX_HEADS = 4096
 
 
 def _collapse(value: object) -> object:
@@ -33,26 +38,27 @@ def one_message(expected: str) -> Callable[[Any, ValidatorFunctionWrapHandler], 
         try:
             return handler(value)
         except ValidationError:
-            raise ValueError(f"{expected}, got {value!r:.60}") from None
+            raise ValueError(f"{expected}, got {short(value)}") from None
 
     return validate
 
 
-PositiveCount = Annotated[int, Field(strict=True, ge=1)]
-PerLayer = Annotated[
-    Union[Count, tuple[Count, ...]],
-    BeforeValidator(_collapse),
-    WrapValidator(one_message("must be a count, or a list with one count for each layer")),
-]
+PositiveCount = Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
+NumberOfLayers = Annotated[int, Field(strict=True, ge=1, le=MAX_LAYERS)]
+HeadCount = Annotated[int, Field(strict=True, ge=0, le=MAX_HEADS)]
+_collapses = BeforeValidator(_collapse)
+_per_layer = WrapValidator(one_message("must be a count, or a list with one count for each layer"))
+HeadsPerLayer = Annotated[Union[HeadCount, tuple[HeadCount, ...]], _collapses, _per_layer]
+PerLayer = Annotated[Union[Count, tuple[Count, ...]], _collapses, _per_layer]
 
 
 class ModelFacts(Frozen):
     """The facts of a model that a profile must match. Counts are one int, or one for each layer where they differ."""
 
     architecture: str = Field(description="general.architecture of the GGUF")
-    n_layer: PositiveCount
-    n_head: PerLayer = Field(description="query heads; 0 in layers without attention")
-    n_head_kv: PerLayer
+    n_layer: NumberOfLayers
+    n_head: HeadsPerLayer = Field(description="query heads; 0 in layers without attention")
+    n_head_kv: HeadsPerLayer
     head_dim: PerLayer = Field(description="size of one key")
     name: str = Field(default="", description="for people; not compared, quantisers and fine-tuners change it")
 
@@ -74,19 +80,26 @@ class ModelFacts(Frozen):
             return header.get(f"{arch}.{key}", default)
 
         n_head = get("attention.head_count")
-        if get("block_count") is None or not _largest(n_head):
-            raise UnsupportedModelError(
-                f"{str(path)!r} (architecture {arch or 'unknown'!r}) has no attention heads in its header: "
-                "only decoder models with attention can be compressed"
+        try:
+            if get("block_count") is None or not _largest(n_head):
+                raise UnsupportedModelError(
+                    f"{str(path)!r} (architecture {arch or 'unknown'!r}) has no attention heads in its header: "
+                    "only decoder models with attention can be compressed"
+                )
+            return cls(
+                architecture=arch,
+                n_layer=get("block_count"),
+                n_head=n_head,
+                n_head_kv=get("attention.head_count_kv", n_head),
+                head_dim=get("attention.key_length", get("embedding_length", 0) // _largest(n_head)),
+                name=str(header.get("general.name", "")),
             )
-        return cls(
-            architecture=arch,
-            n_layer=get("block_count"),
-            n_head=n_head,
-            n_head_kv=get("attention.head_count_kv", n_head),
-            head_dim=get("attention.key_length", get("embedding_length", 0) // _largest(n_head)),
-            name=str(header.get("general.name", "")),
-        )
+        except (TypeError, OverflowError, ValueError) as error:
+            if isinstance(error, UnsupportedModelError):
+                raise
+            raise UnsupportedModelError(
+                f"{str(path)!r} has a header that no decoder model has: {_first(error)}. Give a complete .gguf file"
+            ) from error
 
     def heads_in(self, layer: int) -> int:
         """Query heads of a layer."""
@@ -95,3 +108,11 @@ class ModelFacts(Frozen):
 
 def _largest(counts: object) -> int:
     return int(max(counts, default=0)) if isinstance(counts, (list, tuple)) else int(counts or 0)  # type: ignore[call-overload]
+
+
+def _first(error: Exception) -> str:
+    """What is wrong, the first of it."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    item = error.errors()[0]
+    return f"{'.'.join(map(str, item['loc']))}: {item['msg']}, got {short(item['input'])}"

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Count = Annotated[int, Field(strict=True, ge=0)]
-NonNegative = Annotated[float, Field(strict=True, ge=0.0, allow_inf_nan=False)]
+# a profile may come from a stranger: numbers that no model has would only cost memory and time
+MAX_COUNT = 1 << 31
+Count = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
+NonNegative = Annotated[float, Field(strict=True, ge=0.0, le=1e12, allow_inf_nan=False)]
 Scores = tuple[tuple[NonNegative, ...], ...]
 
 

@@ -10,24 +10,27 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
 
 from pydantic import ConfigDict, Field, ValidationError, WrapValidator, field_validator, model_validator
 
 from ..errors import BudgetError, ProfileError
+from ..files import check_size, replace_text, short
 from ..method.budget import allocate, resolve_mean_budget
 from . import profile_files
 from .facts import ModelFacts, PositiveCount, one_message
-from .measurement import Calibration, Count, ErrorCurves, Frozen, NonNegative
+from .measurement import MAX_COUNT, Calibration, Count, ErrorCurves, Frozen, NonNegative
 
 SCHEMA_VERSION = 1
+MAX_WINDOW = 4096  # a profile may come from a stranger
+_MAX_VALUES = 1 << 19
+_MAX_ERRORS = 20  # that are told
 
 _ANOTHER_PROFILE = "use the profile made for this model, or Profile.uniform(model_path) for an uncalibrated one"
 
 
 Budget = Annotated[
-    Union[Annotated[int, Field(strict=True)], Annotated[float, Field(strict=True)]],
+    Union[Annotated[int, Field(strict=True, le=MAX_COUNT)], Annotated[float, Field(strict=True)]],
     WrapValidator(one_message("must be an int (tokens) or a float in (0, 1] (fraction of the prompt)")),
 ]
 
@@ -35,12 +38,14 @@ Budget = Annotated[
 class Settings(Frozen):
     """How tokens are scored and budgets spread; the defaults are the paper's."""
 
-    window: PositiveCount = Field(default=8, description="tokens at the end of the prompt that score and always stay")
-    kernel: PositiveCount = Field(default=5, description="pooling kernel, odd")
+    window: Annotated[PositiveCount, Field(le=MAX_WINDOW)] = Field(
+        default=8, description="tokens at the end of the prompt that score and always stay"
+    )
+    kernel: Annotated[PositiveCount, Field(le=MAX_WINDOW)] = Field(default=5, description="pooling kernel, odd")
     pooling: Literal["avg", "max"] = "avg"
     n_heads: PositiveCount = Field(default=4, description="heads of each layer that score: the first of its ranking")
     floor: PositiveCount = Field(default=32, description="tokens that every layer keeps at least")
-    cap_factor: Annotated[float, Field(strict=True, ge=1.0, allow_inf_nan=False)] = Field(
+    cap_factor: Annotated[float, Field(strict=True, ge=1.0, le=1e6, allow_inf_nan=False)] = Field(
         default=3.0, description="no layer keeps more than this times the mean budget"
     )
 
@@ -135,9 +140,13 @@ class Profile(Frozen):
         version = data.get("schema_version")
         if version != SCHEMA_VERSION or isinstance(version, bool):
             raise ProfileError(
-                f"{where}: schema_version is {version!r}, this version of compresskv_edge reads {SCHEMA_VERSION}: "
+                f"{where}: schema_version is {short(version)}, this version of compresskv_edge reads {SCHEMA_VERSION}: "
                 "use a profile of that version or another version of the package"
             )
+        try:
+            check_size(data, _MAX_VALUES)
+        except ValueError as error:
+            raise ProfileError(f"{where} is no profile: {error}") from error
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -167,14 +176,11 @@ class Profile(Frozen):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile; readers see the old file or the new one, never a part. Raises ProfileError."""
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_text(self.to_json(), encoding="utf-8")
-            os.replace(temporary, target)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise ProfileError(f"cannot write profile {str(target)!r}: {error.strerror}") from error
+            replace_text(path, self.to_json())
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ProfileError(f"cannot write profile {os.fspath(path)!r}: {why}") from error
 
     def to_json(self) -> str:
         """The same text for equal profiles, lists of numbers on one line."""
@@ -215,7 +221,7 @@ def schema_json() -> str:
 
 
 def _readable(error: ValidationError) -> str:
-    return "\n".join(f"  {_field(item['loc'])}: {_said(item)}" for item in error.errors())
+    return "\n".join(f"  {_field(item['loc'])}: {_said(item)}" for item in error.errors()[:_MAX_ERRORS])
 
 
 def _field(location: tuple[int | str, ...]) -> str:
@@ -228,7 +234,7 @@ def _said(item: Any) -> str:
     message = str(item["msg"]).replace("Value error, ", "")
     if item["type"] in ("missing", "value_error"):
         return message
-    return f"{message}, got {item['input']!r:.60}"
+    return f"{message}, got {short(item['input'])}"
 
 
 def _format(value: Any, indent: str) -> str:

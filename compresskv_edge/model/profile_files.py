@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from pathlib import Path
 
 from ..errors import ProfileError
+from ..files import parse_json, read_bytes
+
+_MAX_BYTES = 16 << 20  # of a file: 128 layers of 128 heads take 6 MB
 
 
 def names() -> tuple[str, ...]:
@@ -42,13 +44,13 @@ def find(source: str | os.PathLike[str]) -> Path:
 def read_json(path: Path) -> object:
     """Raises ProfileError if there is no such file, or no JSON in it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_bytes(path, _MAX_BYTES))
     except OSError as error:
         known = ", ".join(names())
         raise ProfileError(
             f"cannot read profile {str(path)!r}: {error.strerror}; give a .json file or one of the names {known}"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ProfileError(
             f"profile {str(path)!r} is not JSON or is truncated ({error}): copy or download the file again"
         ) from error

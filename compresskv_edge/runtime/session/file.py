@@ -13,20 +13,18 @@ Layout (docs/session-format.md), integers little-endian:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ... import files
 from ...errors import SessionError
 
 FORMAT_VERSION = 1
@@ -35,6 +33,9 @@ _MAGIC = b"CKVSESS\n"
 _START = struct.Struct("<8sIIQ")
 _ALIGN = 64
 _DIGEST_BYTES = 32
+_MAX_PARTS = 16
+_MAX_VALUES = 1 << 22
+MAX_HEADER_BYTES = 16 << 20  # a profile has up to 2 MB
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -42,27 +43,33 @@ Bytes = npt.NDArray[np.uint8]
 def write(path: str | os.PathLike[str], header: Mapping[str, Any], parts: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write a session; a kill at any moment leaves the old file or the new one. Raises SessionError."""
     pieces = _layout(header, {name: np.ascontiguousarray(part) for name, part in parts.items()})
-    target = Path(path)
     try:
-        # a link stays a link: its target is replaced
-        _replace(Path(os.path.realpath(target)), pieces)
-    except OSError as error:
+        files.replace(path, pieces, private=True)  # as conversations are
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        why = getattr(error, "strerror", None) or error
         raise SessionError(
-            f"cannot write session {str(target)!r}: {error.strerror or error}; what was there before is unchanged"
+            f"cannot write session {os.fspath(path)!r}: {why}; what was there before is unchanged"
         ) from error
 
 
 def read(path: str | os.PathLike[str]) -> Tuple[Dict[str, Any], Dict[str, Bytes]]:
-    """(header, parts) of a session, every byte checked; the parts are views of the mapped file. Raises SessionError."""
-    name = f"session {str(path)!r}"
+    """(header, parts) of a session, every byte checked; the parts are views of the mapped file. Raises SessionError.
+
+    The header is any JSON object; it no longer names the parts.
+    """
+    name = f"session {os.fspath(path)!r}"
     try:
+        files.check_file(path)
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size < _START.size:
                 raise SessionError(f"{name} is {size} bytes, no session of compresskv_edge: give another file")
             data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    except OSError as error:
-        raise SessionError(f"cannot read {name}: {error.strerror}; give a file that save_session wrote") from error
+    except (OSError, OverflowError, ValueError) as error:
+        if isinstance(error, SessionError):
+            raise
+        why = getattr(error, "strerror", None) or error
+        raise SessionError(f"cannot read {name}: {why}; give a file that save_session wrote") from error
     return _parse(data, name)
 
 
@@ -88,6 +95,10 @@ def _layout(header: Mapping[str, Any], parts: Mapping[str, npt.NDArray[Any]]) ->
         {"name": name, "n_bytes": part.nbytes, "blake2b": _digest(_raw(part)).hex()} for name, part in parts.items()
     ]
     text = json.dumps({**header, "parts": sums}, allow_nan=False).encode()
+    if len(text) > MAX_HEADER_BYTES:
+        raise SessionError(
+            f"the session's header is {len(text)} bytes, {MAX_HEADER_BYTES} at most: protect fewer tokens"
+        )
     pieces: List[Any] = []
     offset = _START.size + len(text) + _DIGEST_BYTES
     for part in parts.values():
@@ -116,59 +127,51 @@ def _parse(data: Bytes, name: str) -> Tuple[Dict[str, Any], Dict[str, Bytes]]:
     end = _START.size + n_header
     if end + _DIGEST_BYTES > len(data) or _digest(data[:end]) != data[end : end + _DIGEST_BYTES].tobytes():
         raise SessionError(damaged)
-    header = json.loads(data[_START.size : end].tobytes())
-    return header, dict(_checked_parts(data, end + _DIGEST_BYTES, header["parts"], damaged))
+    header = _header(data[_START.size : end].tobytes(), name)
+    parts = _sums(header.pop("parts", None), f"{name} has a header that save_session did not write: parts")
+    return header, dict(_checked_parts(data, end + _DIGEST_BYTES, parts, damaged))
+
+
+def _header(text: bytes, name: str) -> Dict[str, Any]:
+    try:
+        header = files.parse_json(text) if len(text) <= MAX_HEADER_BYTES else None
+        files.check_size(header, _MAX_VALUES)
+    except ValueError as error:
+        raise SessionError(
+            f"{name} has a header that save_session did not write ({error}): save the session anew"
+        ) from error
+    if not isinstance(header, dict):
+        raise SessionError(f"{name} has a header that save_session did not write: give another file")
+    return header
+
+
+def _sums(parts: Any, wrong: str) -> List[Tuple[str, int, str]]:
+    """(name, n_bytes, blake2b) of each part."""
+    if not isinstance(parts, list) or len(parts) > _MAX_PARTS:
+        raise SessionError(wrong)
+    found = []
+    for part in parts:
+        if not isinstance(part, dict) or set(part) != {"name", "n_bytes", "blake2b"}:
+            raise SessionError(wrong)
+        name, n_bytes, digest = part["name"], part["n_bytes"], part["blake2b"]
+        if not (type(name) is str and type(n_bytes) is int and n_bytes >= 0 and type(digest) is str):
+            raise SessionError(wrong)
+        found.append((name, n_bytes, digest))
+    if len({name for name, _, _ in found}) < len(found):
+        raise SessionError(wrong)
+    return found
 
 
 def _checked_parts(
-    data: Bytes, offset: int, sums: Sequence[Mapping[str, Any]], damaged: str
+    data: Bytes, offset: int, sums: Sequence[Tuple[str, int, str]], damaged: str
 ) -> Iterator[Tuple[str, Bytes]]:
-    for part in sums:
+    for name, n_bytes, digest in sums:
         gap = data[offset : offset + _padding(offset)]
         offset += len(gap)
-        block = data[offset : offset + part["n_bytes"]]
+        block = data[offset : offset + n_bytes]
         offset += len(block)
-        if gap.any() or _digest(block).hex() != part["blake2b"]:
+        if gap.any() or _digest(block).hex() != digest:
             raise SessionError(damaged)
-        yield part["name"], block
+        yield name, block
     if offset != len(data):
         raise SessionError(damaged)
-
-
-#
-# writing
-#
-
-
-def _replace(target: Path, pieces: Sequence[Any]) -> None:
-    """Through a new file in the same folder, on the disk before its name is."""
-    fd, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            os.chmod(temporary, _mode(target))
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(target.parent)
-
-
-def _mode(target: Path) -> int:
-    """Of the file that is replaced; a new one is private, as conversations are."""
-    try:
-        return target.stat().st_mode & 0o777
-    except FileNotFoundError:
-        return 0o600
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

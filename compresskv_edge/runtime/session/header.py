@@ -4,91 +4,127 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Dict, List, Optional
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...engine import library
+from ...errors import SessionError
 from ...model.gguf_file import GGUF
+from ...model.profile import Profile
 from ...version import __version__
-from ..policy_run import DEFAULT, attached_profile
+from ..policy_run import attached_profile
 from ..protection import N_SINKS
+from .options import CONTEXT, MAX_TOKENS, Context, Options, context_of, options_of
 
 if TYPE_CHECKING:
     from ..llama import Llama
 
-# of llama_cpp's context parameters: what keys and values depend on, and the layout of the cache
-_CONTEXT = (
-    "type_k", "type_v", "swa_full", "rope_scaling_type", "rope_freq_base", "rope_freq_scale", "yarn_ext_factor",
-    "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx",
-)  # fmt: skip
+_MAX_LAYERS = 4096
+_UNBOUNDED = 1 << 30  # tokens, of a policy that evicts nothing
+
+Sha256 = Annotated[str, Field(strict=True, pattern="^sha256:[0-9a-f]{64}$")]
+Tokens = List[Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]]
 
 
 class Header(BaseModel):
-    """What a session file says of itself (docs/session-format.md)."""
+    """What a session file says of itself (docs/session-format.md). Nothing in it is believed beyond its bounds."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    package: str
-    llama_cpp: str
-    model_hash: str
-    model_path: str
-    profile_hash: Optional[str]
+    package: Annotated[str, Field(strict=True, max_length=100)]
+    llama_cpp: Annotated[str, Field(strict=True, max_length=200)]
+    model_hash: Sha256
+    model_path: Annotated[str, Field(strict=True, max_length=1 << 15)]
+    profile_hash: Optional[Sha256]
     profile: Optional[Dict[str, Any]]
-    context: Dict[str, Any]
-    options: Dict[str, Any]
-    n_tokens: int
-    seed: int
-    budgets: List[int]
-    protected: List[int]
-    system_tokens: List[int]
-    n_sinks: int = N_SINKS
+    context: Context
+    options: Options
+    n_tokens: Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)]
+    seed: Annotated[int, Field(strict=True, ge=-(1 << 64), lt=1 << 64)]
+    budgets: Annotated[List[Annotated[int, Field(strict=True, ge=0, le=_UNBOUNDED)]], Field(max_length=_MAX_LAYERS)]
+    protected: Annotated[Tokens, Field(max_length=MAX_TOKENS)]
+    system_tokens: Annotated[Tokens, Field(max_length=MAX_TOKENS)]
+    n_sinks: Annotated[int, Field(strict=True, ge=0, le=N_SINKS)] = N_SINKS
+
+    @model_validator(mode="after")
+    def _fits(self) -> Header:
+        if self.profile_hash != _hash_profile(None if self.profile is None else Profile.load(self.profile)):
+            raise ValueError("profile_hash is not that of the profile")
+        if any(a >= b for a, b in zip(self.protected, self.protected[1:])):
+            raise ValueError("protected positions do not ascend")
+        if self.context.model_dump() != self.options.model_dump(include=set(CONTEXT)):
+            raise ValueError("options and context disagree")
+        return self
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], name: str) -> Header:
+        """A header that was read from a file. Raises SessionError that names each field that is wrong."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            wrong = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'header'}: {e['msg']}"[:200] for e in error.errors()[:5]
+            )
+            raise SessionError(
+                f"{name} has a header that this version does not read ({wrong}): save it anew"
+            ) from error
 
 
 def model_hash(llm: Llama) -> str:
-    """ "sha256:..." of the model's tensors (all names, types, shapes, a sample of the weights), of the metadata but the
-    names, the tokenizer's lists and the chat template, and of a LoRA. Quick: it reads at most 64 KB of each tensor.
-    """
+    """`hash_of` a loaded model."""
     cached = llm.__dict__.get("_model_hash")
     if cached is None:
-        cached = llm.__dict__["_model_hash"] = _hash_model(llm)
+        cached = llm.__dict__["_model_hash"] = hash_of(llm.model_path, llm.lora_path, llm.lora_scale, llm.kv_overrides)
     return str(cached)
 
 
-def _hash_model(llm: Llama) -> str:
-    gguf = GGUF.open(llm.model_path)
+def hash_of(
+    model_path: str,
+    lora_path: Optional[str] = None,
+    lora_scale: float = 1.0,
+    kv_overrides: Optional[Mapping[str, Any]] = None,
+) -> str:
+    """ "sha256:..." of the model's tensors (all names, types, shapes, a sample of the weights), of the metadata but the
+    names, the tokenizer's lists and the chat template, and of a LoRA. Quick: it reads at most 64 KB of each tensor, and
+    loads nothing. Raises UnsupportedModelError.
+    """
+    gguf = GGUF.open(model_path)
     digest = hashlib.sha256(gguf.hash().encode())
     for key, value in sorted(gguf.metadata.items()):
         if not key.startswith("general.") and "chat_template" not in key:
             digest.update(repr((key, value)).encode())
-    if llm.lora_path:
-        digest.update(repr((GGUF.open(llm.lora_path).hash(), llm.lora_scale)).encode())
-    if llm.kv_overrides:
-        digest.update(repr(sorted(llm.kv_overrides.items())).encode())
+    if lora_path:
+        digest.update(repr((GGUF.open(lora_path).hash(), lora_scale)).encode())
+    if kv_overrides:
+        digest.update(repr(sorted(kv_overrides.items())).encode())
     return f"sha256:{digest.hexdigest()}"
 
 
 def describe(llm: Llama) -> Header:
-    """The header of what `llm` holds now."""
+    """The header of what `llm` holds now. Raises SessionError for options that a file cannot hold."""
     compression = llm._compression
     profile = compression.profile if compression else None
-    return Header(
-        package=__version__,
-        llama_cpp=_llama_cpp_version(),
-        model_hash=model_hash(llm),
-        model_path=os.path.abspath(llm.model_path),
-        profile_hash=_hash_profile(profile),
-        profile=profile.model_dump(mode="json", exclude_none=True) if profile else None,
-        context=_context(llm),
-        options=_options(llm),
-        n_tokens=llm.n_tokens,
-        seed=llm._seed,
-        budgets=compression.current if compression else [],
-        protected=list(compression.protection.named) if compression else [],
-        system_tokens=list(compression.protection.system) if compression else [],
-        n_sinks=compression.protection.n_sinks if compression else 0,
-    )
+    try:
+        return Header(
+            package=__version__,
+            llama_cpp=_llama_cpp_version(),
+            model_hash=model_hash(llm),
+            model_path=os.path.abspath(llm.model_path),
+            profile_hash=_hash_profile(profile),
+            profile=profile.model_dump(mode="json", exclude_none=True) if profile else None,
+            context=Context(**context_of(llm)),
+            options=Options(**options_of(llm)),
+            n_tokens=llm.n_tokens,
+            seed=llm._seed,
+            budgets=compression.current if compression else [],
+            protected=list(compression.protection.named) if compression else [],
+            system_tokens=list(compression.protection.system) if compression else [],
+            n_sinks=compression.protection.n_sinks if compression else 0,
+        )
+    except ValidationError as error:
+        raise SessionError(f"a session cannot hold how this model was loaded: {error}") from error
 
 
 def _llama_cpp_version() -> str:
@@ -98,18 +134,6 @@ def _llama_cpp_version() -> str:
 
 def _hash_profile(profile: Any) -> Optional[str]:
     return None if profile is None else f"sha256:{hashlib.sha256(profile.to_json().encode()).hexdigest()}"
-
-
-def _context(llm: Llama) -> Dict[str, Any]:
-    return {name: getattr(llm.context_params, name) for name in _CONTEXT}
-
-
-def _options(llm: Llama) -> Dict[str, Any]:
-    """Arguments of the class with which the session can be taken up again, JSON's types only."""
-    state = llm.__getstate__()
-    names = ("n_ctx", *_CONTEXT, "lora_path", "lora_scale", "lora_base")
-    kv = ("kv_budget", "kv_tail", "kv_prefill", "kv_memory", "kv_protect", "kv_guide", "kv_policy", "kv_rebase")
-    return {name: state[name] for name in (*names, *kv) if name in state}
 
 
 def differences(llm: Llama, header: Header) -> Iterator[str]:
@@ -127,14 +151,14 @@ def differences(llm: Llama, header: Header) -> Iterator[str]:
         yield f"another profile: saved with {_profile_name(header)}; load the model with kv_profile=<that one>"
     else:
         yield from _other_policy(llm, header)
-    for name, value in _context(llm).items():
-        if header.context.get(name) != value:
-            yield f"{name} was {header.context.get(name)!r}, is {value!r}: load the model with the same {name}"
+    for name, value in context_of(llm).items():
+        if getattr(header.context, name) != value:
+            yield f"{name} was {getattr(header.context, name)!r}, is {value!r}: load the model with the same {name}"
 
 
 def saved_policy(header: Header) -> str:
     """The kv_policy of the instance that was saved."""
-    return str(header.options.get("kv_policy", DEFAULT))
+    return header.options.kv_policy
 
 
 def _other_policy(llm: Llama, header: Header) -> Iterator[str]:
@@ -148,7 +172,7 @@ def _other_policy(llm: Llama, header: Header) -> Iterator[str]:
             f"with kv_policy={policy!r}"
         )
         return
-    budget = header.options.get("kv_budget")
+    budget = header.options.kv_budget
     window = attached_profile(policy, compression.profile, budget).settings.window
     if window != compression.window:
         yield (

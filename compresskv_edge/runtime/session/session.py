@@ -11,16 +11,16 @@ import ctypes
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from ...engine import native
-from ...errors import ContextError, SessionError
+from ...errors import CompressKVError, ContextError, SessionError
+from . import body, state
 from . import file as session_file
+from . import source as source_of
 from .header import Header, describe, differences, saved_policy
 
 if TYPE_CHECKING:
@@ -45,18 +45,12 @@ class Session:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Session:
         """Map a file and check every byte. Raises SessionError."""
+        name = f"session {os.fspath(path)!r}"
         header, parts = session_file.read(path)
-        try:
-            return cls(
-                Header.model_validate(header),
-                parts["tokens"].view("<i4"),
-                parts["logits"].view("<f4"),
-                parts["state"],
-            )
-        except (ValidationError, KeyError) as error:
-            raise SessionError(
-                f"session {str(path)!r} lacks what this version reads ({error}): save the session anew"
-            ) from error
+        if set(parts) != {"tokens", "logits", "state"} or parts["tokens"].size % 4 or parts["logits"].size % 4:
+            raise SessionError(f"{name} has other parts than this version reads: save the session anew")
+        tokens, logits = parts["tokens"].view("<i4"), parts["logits"].view("<f4")
+        return cls(Header.parse(header, name), tokens, logits, parts["state"])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file; a kill at any moment leaves the old one or the new one. Raises SessionError."""
@@ -66,22 +60,21 @@ class Session:
 
 def capture(llm: Llama) -> Session:
     """What `llm` holds now, as a copy. Raises SessionError if that is nothing."""
-    import llama_cpp
-
     if llm.n_tokens == 0:
         raise SessionError("there is nothing to save: evaluate a prompt first")
-    state = np.empty(llama_cpp.llama_state_get_size(llm.ctx), np.uint8)
-    n_bytes = llama_cpp.llama_state_get_data(llm.ctx, _bytes_at(state), state.nbytes)
-    if not 0 < n_bytes <= state.nbytes:
-        raise SessionError("llama.cpp could not copy its state: see its log with verbose=True")
     tokens = np.array(llm._input_ids, dtype=np.int32)
-    return Session(describe(llm), tokens, last_logits(llm), state[:n_bytes])
+    return Session(describe(llm), tokens, last_logits(llm), _get_state(llm))
 
 
 def restore(llm: Llama, session: Session) -> None:
     """Make `llm` what the saved one was. Raises SessionError and leaves it as it was if the session does not fit."""
     _check(llm, session)
     before = capture(llm) if llm.n_tokens else None
+    wrong = state.problem(
+        state.Model.of(llm), session.state, _get_state(llm) if before is None else before.state, len(session.tokens)
+    )
+    if wrong:
+        raise SessionError(f"the session's state cannot be restored: {wrong}. Save the session anew")
     if not _set_state(llm, session.state):
         llm.reset()
         if before is None or not _set_state(llm, before.state):
@@ -104,10 +97,14 @@ def open_session(
     """
     session = _load(source)
     header = session.header
-    path = os.fspath(model_path if model_path is not None else header.model_path)
-    if not Path(path).is_file():
-        raise SessionError(f"the session's model {path!r} is not there: say where it is with model_path")
-    llm = cls(path, **{"kv_profile": header.profile, **header.options, **options})
+    path = source_of.model_path(header) if model_path is None else os.fspath(model_path)
+    arguments = source_of.arguments(header, path, options)
+    try:
+        llm = cls(path, **arguments)
+    except (CompressKVError, ValueError) as error:
+        if options:
+            raise
+        raise SessionError(f"the model cannot be loaded as the session asks: {error}") from error
     try:
         restore(llm, session)
     except BaseException:
@@ -145,7 +142,7 @@ def _load(source: SessionSource) -> Session:
 
 
 def _check(llm: Llama, session: Session) -> None:
-    problems = list(differences(llm, session.header))
+    problems = list(differences(llm, session.header)) or list(body.problems(llm, session))
     if problems:
         raise SessionError("the session does not fit:\n" + "\n".join(f"  {problem}" for problem in problems))
     if session.header.n_tokens >= llm.n_ctx():
@@ -156,6 +153,16 @@ def _check(llm: Llama, session: Session) -> None:
 
 def _bytes_at(array: npt.NDArray[np.uint8]) -> Any:
     return ctypes.cast(ctypes.c_void_p(array.ctypes.data), ctypes.POINTER(ctypes.c_uint8))
+
+
+def _get_state(llm: Llama) -> npt.NDArray[np.uint8]:
+    import llama_cpp
+
+    data = np.empty(llama_cpp.llama_state_get_size(llm.ctx), np.uint8)
+    n_bytes = llama_cpp.llama_state_get_data(llm.ctx, _bytes_at(data), data.nbytes)
+    if not 0 < n_bytes <= data.nbytes:
+        raise SessionError("llama.cpp could not copy its state: see its log with verbose=True")
+    return data[:n_bytes]
 
 
 def _set_state(llm: Llama, state: npt.NDArray[np.uint8]) -> bool:
