@@ -207,7 +207,7 @@ def seq_stats(ctx: int, seq_id: int = 0) -> SeqStats:
 
 
 @dataclass(frozen=True)
-class Memory:
+class Allocated:
     """llama_memory_breakdown, summed over the devices: bytes that the allocators hold for a context."""
 
     model_bytes: int
@@ -215,12 +215,12 @@ class Memory:
     compute_bytes: int
 
 
-def memory(ctx: int) -> Memory:
+def memory(ctx: int) -> Allocated:
     """What a context has allocated, with or without a profile."""
     ffi, _ = library.load()
     out = ffi.new("struct llama_ckv_memory *")
     _call("get_memory", _context(ctx), out)
-    return Memory(**{name: getattr(out, name) for name in Memory.__dataclass_fields__})
+    return Allocated(**{name: getattr(out, name) for name in Allocated.__dataclass_fields__})
 
 
 def positions(ctx: int, layer: int, seq_id: int = 0) -> Indices:
