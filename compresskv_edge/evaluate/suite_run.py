@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Optional, cast
 
-from threadpoolctl import threadpool_limits
-
 from .. import policies
 from ..calibration import auto
 from ..engine.machine import machine_facts
@@ -112,7 +110,7 @@ class SuiteRun:
         base: str = grid.BASE,
     ) -> SuiteResult:
         """Every policy at every budget, compared with `base`; with what an earlier run of the same journal has left."""
-        with threadpool_limits(self._n_threads):  # NumPy's threads too: policies are scored there
+        with _numpy_threads(self._n_threads):
             for player, group in self._players(names):
                 grid.run(player, self.samples, group, budgets, self.journal, self._progress(names, budgets, report))
         summary = {
@@ -187,6 +185,17 @@ def open_model(setup: Setup, profile: Profile, n_prompt: int, policy: str = grid
     # scores of logits_all, unused here, which every state would copy: 300 MB with a vocabulary of 150,000
     llm.scores = llm.scores[:0]
     return llm
+
+
+def _numpy_threads(n: int) -> Any:
+    """Policies are scored in NumPy: on as many threads as the model runs on."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        raise EvaluationError(
+            "evaluations need threadpoolctl, which is not installed: pip install 'compresskv-edge[eval]'"
+        ) from error
+    return threadpool_limits(n)
 
 
 def _trained_context(model: Path) -> int:
