@@ -69,10 +69,11 @@ bench-cuda: $(VENV)/.package build-cuda ## decode at 32k and 128k on the GPU, ag
 bench: setup ## measure stock and compressed side by side
 	$(BIN)/compresskv bench
 
-lint: $(VENV)/.dev ## ruff and mypy
+lint: $(VENV)/.dev ## ruff, mypy, and which room may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # one thread each; glibc keeps freed memory, whose pages would be zeroed again for every step
 TRAIN := OMP_WAIT_POLICY=PASSIVE MALLOC_TOP_PAD_=268435456 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 \

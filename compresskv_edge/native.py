@@ -1,5 +1,5 @@
-"""The library's selection, engine/native.py, under its public name."""
+"""The library's selection, engine/select.py, under its public name."""
 
-from .engine.native import select_tokens
+from .engine.select import select_tokens
 
 __all__ = ["select_tokens"]

@@ -17,7 +17,7 @@ N_CONTEXT, TAIL, BUDGET = 640, 64, 0.12
 N_PREDICT = 6  # a space, four digits and the full stop
 
 
-def question(llm: Llama) -> needle.Prompt:
+def question(llm: Llama) -> needle.NeedlePrompt:
     return needle.make_prompts(1, needle.token_counter(llm), contexts=(N_CONTEXT,))[0]
 
 

@@ -21,7 +21,7 @@ SMALL = Plan(n_documents=3, n_error_documents=2, min_tokens=256, max_tokens=384,
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("compresskv_edge.model.known.user_cache_path", lambda *_, **__: tmp_path)
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path)
     monkeypatch.setattr(auto, "_SIZES", (SMALL,))
     return tmp_path / "profiles"
 

@@ -5,13 +5,15 @@ from dataclasses import replace
 
 import pytest
 
+from compresskv_edge.apps.bench import contexts
 from compresskv_edge.apps.bench import run as bench
-from compresskv_edge.apps.bench.result import MAX_KV_DEVIATION, Plan
+from compresskv_edge.apps.bench.result import MAX_KV_DEVIATION, BenchPlan
 from compresskv_edge.engine.machine import machine_facts, resident_bytes
 from compresskv_edge.engine.native import LayerShape
 from compresskv_edge.errors import BudgetError, UnsupportedModelError
+from compresskv_edge.model.kv_types import row_bytes
 
-PLAN = Plan(
+PLAN = BenchPlan(
     prompt_tokens=300, budget_tokens=64, decode_tokens=20, repeats=2, prefill_repeats=2, n_threads=1, tail_tokens=48
 )
 
@@ -80,7 +82,7 @@ def test_expected_bytes_hold_for_other_models_and_types(tiny_gguf, arch, type_k)
 
 def test_a_given_profile_is_used(tiny_gguf):
     path = tiny_gguf("qwen2")
-    profile = bench.uniform_profile(path).model_copy(update={"layer_errors": (0.5, 0.25, 0.25)})
+    profile = contexts.uniform_profile(path).model_copy(update={"layer_errors": (0.5, 0.25, 0.25)})
     result = bench.run(path, replace(PLAN, prefill_repeats=1, repeats=1), profile)
     assert result.tokens_kept[0] > result.tokens_kept[1]
     assert sum(result.tokens_kept) == 3 * 64
@@ -94,7 +96,7 @@ def test_rivals_hold_the_whole_prompt_in_their_type(tiny_gguf):
     assert len(steps) == plan.n_steps
     assert list(result.against) == ["q8_0", "q4_0"]
     for name, rival in result.against.items():
-        assert rival.kv_bytes / result.kv.stock == bench.row_bytes(64, name) / bench.row_bytes(64, "f16")
+        assert rival.kv_bytes / result.kv.stock == row_bytes(64, name) / row_bytes(64, "f16")
         assert [len(repeat) for repeat in rival.samples.prefill_ms] == [1]
         assert len(rival.samples.decode_ms) == 2
         assert min(rival.samples.decode_ms) > 0
@@ -118,8 +120,8 @@ def test_all_plans_are_checked_before_the_first_runs(tiny_gguf):
 
 def test_prompts_may_be_longer_than_those_of_the_training(tmp_path):
     """Times do not depend on positions: `make bench-cuda` takes 128k tokens through any model."""
-    shape = replace(bench.random_gguf.TINY_SHAPES["qwen2"], n_ctx_train=128)
-    path = bench.random_gguf.write_random_gguf(tmp_path / "short.gguf", shape)
+    shape = replace(contexts.random_gguf.TINY_SHAPES["qwen2"], n_ctx_train=128)
+    path = contexts.random_gguf.write_random_gguf(tmp_path / "short.gguf", shape)
     result = bench.run(path, replace(PLAN, prefill_repeats=1, repeats=1))
     assert result.tokens_kept == (64, 64, 64)
 
@@ -139,21 +141,17 @@ def test_missing_model(tmp_path):
         bench.run(tmp_path / "none.gguf", PLAN)
 
 
-def test_row_bytes():
-    assert bench.row_bytes(128, "f16") == bench.row_bytes(128, "bf16") == 256
-    assert bench.row_bytes(128, "f32") == 512
-    assert bench.row_bytes(128, "q8_0") == 4 * 34
-    assert bench.row_bytes(128, "q4_0") == 4 * 18
+def test_bytes_of_a_layer():
     layer = LayerShape(n_head=8, n_head_kv=2, head_dim_k=64, head_dim_v=32, evictable=True)
-    assert bench.layer_row_bytes(layer, "q8_0", "f16") == 4 * 34 + 128
+    assert bench._layer_row_bytes(layer, "q8_0", "f16") == 4 * 34 + 128
 
 
 def test_a_random_model_is_written_once(tmp_path, monkeypatch):
-    shapes = {"small": bench.random_gguf.TINY_SHAPES["qwen2"]}
-    monkeypatch.setattr(bench.random_gguf, "SHAPES", shapes)
-    path = bench.write_model("small", "Q4_0", tmp_path / "new")
+    shapes = {"small": contexts.random_gguf.TINY_SHAPES["qwen2"]}
+    monkeypatch.setattr(contexts.random_gguf, "SHAPES", shapes)
+    path = contexts.write_model("small", "Q4_0", tmp_path / "new")
     written = path.stat().st_mtime_ns
-    assert bench.write_model("small", "Q4_0", tmp_path / "new") == path
+    assert contexts.write_model("small", "Q4_0", tmp_path / "new") == path
     assert path.stat().st_mtime_ns == written
     assert [entry.name for entry in path.parent.iterdir()] == ["small-q4_0.gguf"]
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 from test_bench_result import MIB, RESULT, RIVALS
 
 from compresskv_edge.apps.bench import grid as bench_grid
-from compresskv_edge.apps.bench.result import Plan
+from compresskv_edge.apps.bench.result import BenchPlan
 
 
 def test_every_prompt_meets_every_budget():
-    plans = bench_grid.plans(Plan(n_threads=3, against=("q8_0",)), [2048, 4096], [128, 256])
+    plans = bench_grid.plans(BenchPlan(n_threads=3, against=("q8_0",)), [2048, 4096], [128, 256])
     assert [(plan.prompt_tokens, plan.budget_tokens) for plan in plans] == [
         (2048, 128), (2048, 256), (4096, 128), (4096, 256),
     ]  # fmt: skip

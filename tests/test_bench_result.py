@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from compresskv_edge.apps.bench import result as bench_result
-from compresskv_edge.apps.bench.result import Check, Eviction, KVBytes, Peaks, Plan, Result, Rival, Samples
+from compresskv_edge.apps.bench.result import BenchPlan, BenchResult, Check, Eviction, KVBytes, Peaks, Rival, Samples
 
 MIB = 2**20
-RESULT = Result(
-    plan=Plan(prompt_tokens=1024, budget_tokens=128, n_threads=2),
+RESULT = BenchResult(
+    plan=BenchPlan(prompt_tokens=1024, budget_tokens=128, n_threads=2),
     model={"name": "m"},
     profile="p",
     machine={"cpu": "c"},
@@ -104,7 +104,7 @@ def test_every_row_has_a_cell_for_every_column():
 
 
 def test_number_of_steps():
-    plan = Plan(prompt_tokens=1025, budget_tokens=512, decode_tokens=17, repeats=2, prefill_repeats=3)
+    plan = BenchPlan(prompt_tokens=1025, budget_tokens=512, decode_tokens=17, repeats=2, prefill_repeats=3)
     assert plan.n_steps == 2 * 3 * 3 + 1 + 3 * 2 * 2
     assert replace(plan, against=("q8_0", "q4_0")).n_steps == 4 * 3 * 3 + 1 + 5 * 2 * 2
     assert plan.threads >= 1

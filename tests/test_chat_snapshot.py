@@ -27,7 +27,7 @@ def logits(llm: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setattr("compresskv_edge.apps.chat.snapshot.user_cache_path", lambda *_, **__: tmp_path)
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path)
     return tmp_path / "documents"
 
 

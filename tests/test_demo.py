@@ -11,44 +11,43 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from compresskv_edge.apps.demo import run as demo
-from compresskv_edge.apps.demo import view as demo_view
+from compresskv_edge.apps.demo import measure, run, view
 
 
 @pytest.fixture(scope="module")
-def result() -> demo.Result:
-    return demo.measure(0.25, n_questions=2)
+def result() -> measure.DemoResult:
+    return measure.measure(0.25, n_questions=2)
 
 
-def printed(result: demo.Result, width: int, encoding: str = "utf-8", **console: bool) -> str:
+def printed(result: measure.DemoResult, width: int, encoding: str = "utf-8", **console: bool) -> str:
     raw = io.BytesIO()
     with io.TextIOWrapper(raw, encoding=encoding, errors="strict") as file:
-        demo_view.show(result, Console(file=file, width=width, **console))
+        view.show(result, Console(file=file, width=width, **console))
         file.flush()
         return raw.getvalue().decode(encoding)
 
 
-def test_it_measures_what_it_shows(result: demo.Result) -> None:
+def test_it_measures_what_it_shows(result: measure.DemoResult) -> None:
     kept = result.compressed.kv.n_tokens_kept
-    assert 3500 < result.n_prompt_tokens <= demo.N_TOKENS
+    assert 3500 < result.n_prompt_tokens <= measure.N_TOKENS
     assert sum(kept) == pytest.approx(0.25 * result.n_prompt_tokens * len(kept), abs=len(kept))
     assert result.compressed.kv.kv_bytes < 0.5 * result.full.kv.kv_bytes
     assert result.full.eviction_ms == 0 < result.compressed.eviction_ms < result.compressed.prefill_ms
     assert all(answer.full_is_right for answer in result.answers)
 
 
-def test_what_was_kept_along_the_document(result: demo.Result) -> None:
+def test_what_was_kept_along_the_document(result: measure.DemoResult) -> None:
     for answer in result.answers:
-        assert len(answer.kept) == demo.N_CELLS
-        assert sum(answer.kept) / demo.N_CELLS == pytest.approx(0.25, abs=0.03)
-        assert answer.evidence == pytest.approx(answer.depth * demo.N_CELLS, abs=1.5)
+        assert len(answer.kept) == measure.N_CELLS
+        assert sum(answer.kept) / measure.N_CELLS == pytest.approx(0.25, abs=0.03)
+        assert answer.evidence == pytest.approx(answer.depth * measure.N_CELLS, abs=1.5)
         assert answer.has_evidence
         assert answer.evidence_kept > 0.9
 
 
 @pytest.mark.parametrize("width", [24, 40, 80, 200])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_it_prints_anywhere(result: demo.Result, width: int, encoding: str) -> None:
+def test_it_prints_anywhere(result: measure.DemoResult, width: int, encoding: str) -> None:
     text = printed(result, width, encoding)
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= width
@@ -57,7 +56,7 @@ def test_it_prints_anywhere(result: demo.Result, width: int, encoding: str) -> N
         assert text.count(answer.full.split()[0]) >= 2
 
 
-def test_the_picture_is_the_last_screen(result: demo.Result) -> None:
+def test_the_picture_is_the_last_screen(result: measure.DemoResult) -> None:
     lines = printed(dataclasses.replace(result, answers=(*result.answers, *result.answers)), 80).splitlines()[-24:]
     assert "4 questions about one document" in "\n".join(lines)
     assert sum(line.startswith("|") and "◆" in line for line in lines) == 4
@@ -66,7 +65,7 @@ def test_the_picture_is_the_last_screen(result: demo.Result) -> None:
     assert bars[1] / bars[0] == pytest.approx(result.compressed.kv.kv_bytes / result.full.kv.kv_bytes, abs=0.03)
 
 
-def test_right_and_wrong_kept_and_lost_differ_without_colours(result: demo.Result) -> None:
+def test_right_and_wrong_kept_and_lost_differ_without_colours(result: measure.DemoResult) -> None:
     good = result.answers[0]
     bad = dataclasses.replace(good, compressed="something else", evidence_kept=0.2)
     for encoding, signs in (("utf-8", "◆✓◇✗"), ("ascii", ("O", "ok", "x", "WRONG"))):
@@ -83,7 +82,7 @@ def picture(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if line.startswith("|"))
 
 
-def test_colours_on_terminals_only(result: demo.Result, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_on_terminals_only(result: measure.DemoResult, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert re.search(r"\x1b\[[\d;]*3[12]m", printed(result, 80, force_terminal=True))
@@ -91,22 +90,22 @@ def test_colours_on_terminals_only(result: demo.Result, monkeypatch: pytest.Monk
     assert not re.search(r"\x1b\[[\d;]*3\dm", printed(result, 80, force_terminal=True))
 
 
-def test_the_result_as_json(result: demo.Result, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(demo, "measure", lambda budget, n_questions, step: result)
+def test_the_result_as_json(result: measure.DemoResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run, "measure", lambda budget, n_questions, step: result)
     path = tmp_path / "new" / "demo.json"
-    assert demo.run(json_path=path, console=Console(file=io.StringIO())) == 0
+    assert run.run(json_path=path, console=Console(file=io.StringIO())) == 0
     assert json.loads(path.read_text())["answers"][0]["expected"] == result.answers[0].expected
 
 
 def test_without_questions() -> None:
     with pytest.raises(ValueError, match="n_questions is 0: ask 1 or more"):
-        demo.run(n_questions=0)
+        run.run(n_questions=0)
 
 
-def test_each_step_is_told(result: demo.Result, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_step_is_told(result: measure.DemoResult, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
-    monkeypatch.setattr(demo, "_ask", lambda llm, prompt, step: step("answering") or "")
-    monkeypatch.setattr(demo, "_time", lambda llm, tokens, step, compress: step("measuring") or result.full)
-    monkeypatch.setattr(demo, "_look", lambda *_: ((), 0, 0.0))
-    demo.measure(0.1, 2, steps.append)
+    monkeypatch.setattr(measure, "_ask", lambda llm, prompt, step: step("answering") or "")
+    monkeypatch.setattr(measure, "_time", lambda llm, tokens, step, compress: step("measuring") or result.full)
+    monkeypatch.setattr(measure, "_look", lambda *_: ((), 0, 0.0))
+    measure.measure(0.1, 2, steps.append)
     assert steps == ["answering"] * 4 + ["measuring"] * 2

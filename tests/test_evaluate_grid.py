@@ -17,21 +17,21 @@ from compresskv_edge import Llama, Profile
 from compresskv_edge.errors import CompressKVError, EvaluationError
 from compresskv_edge.evaluate import fidelity, grid, suite_run
 from compresskv_edge.evaluate.player import Attention, Outcome, RememberingLayer
-from compresskv_edge.evaluate.sample import Plan
+from compresskv_edge.evaluate.sample import SuitePlan
 from compresskv_edge.evaluate.suite_run import Setup, SuiteRun
 from compresskv_edge.policies.layer import Layer
 from compresskv_edge.runtime import applied
 
 NAMES = ("compresskv", "snapkv", "pyramidkv", "cake", "streaming_llm", "tova", "keydiff", "knorm", "random", "h2o")
 BUDGETS = (0.03, 0.06, 0.12, 0.25, 64)
-PLAN = Plan(contexts=(400,), depths=2)
+PLAN = SuitePlan(contexts=(400,), depths=2)
 
 
 @pytest.fixture
 def start(demo_model: Path, tmp_path: Path) -> Callable[..., SuiteRun]:
     """`start(suite, plan=..., journal=...)`: a run on the model that ships with the package."""
 
-    def make(suite: str = "niah", plan: Plan = PLAN, journal: str = "run.jsonl") -> SuiteRun:
+    def make(suite: str = "niah", plan: SuitePlan = PLAN, journal: str = "run.jsonl") -> SuiteRun:
         return SuiteRun(suite, Setup(demo_model, "demo", tail=64), plan, tmp_path / journal)
 
     return make
@@ -184,7 +184,7 @@ def test_conversations(start: Callable[..., SuiteRun]) -> None:
 
 
 def test_a_protected_system_prompt_stays_through_ten_turns(demo_model: Path, tmp_path: Path) -> None:
-    plan = Plan(contexts=(512,), depths=1, tasks=("system_form",))
+    plan = SuitePlan(contexts=(512,), depths=1, tasks=("system_form",))
     run = SuiteRun("multi_turn", Setup(demo_model, "demo", tail=64, protect_system=True), plan, tmp_path / "p.jsonl")
     n_system = run._player._prompter.n_system(run.samples[0])
     text = run._llm.detokenize(run._player._prompter.opening(run.samples[0])[:n_system]).decode()

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compresskv_edge.errors import CompressKVError
-from compresskv_edge.evaluate import haystack, needle
-from compresskv_edge.evaluate.needle import Outcome
+from compresskv_edge.evaluate import haystack, needle, needle_report
+from compresskv_edge.evaluate.needle_report import NeedleOutcome
 from compresskv_edge.model.profile import Profile
 
 N_SAMPLE = 18
@@ -116,41 +116,34 @@ def test_is_correct(answer, right):
     assert needle.is_correct(answer, "4817") is right
 
 
-def test_wilson_interval():
-    assert needle.wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert needle.wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert needle.wilson(10, 10)[1] == 1.0
-    assert needle.wilson(0, 0) == (0.0, 1.0)
-
-
 def test_report_and_tables():
     def outcome(policy, budget, depth, correct):
-        return Outcome(policy, budget, 512, depth, 0, correct, "", n_kept=100, kv_bytes=1000)
+        return NeedleOutcome(policy, budget, 512, depth, 0, correct, "", n_kept=100, kv_bytes=1000)
 
     outcomes = [
         outcome("full", 1.0, 0.0, True),
         outcome("full", 1.0, 1.0, True),
         outcome("compresskv", 0.25, 0.0, False),
     ]
-    results = needle.report(outcomes, {"seed": 1})
+    results = needle_report.report(outcomes, {"seed": 1})
     assert results["settings"] == {"seed": 1}
     assert [row["n_right"] for row in results["overall"]] == [2, 0]
-    assert needle.markdown(results).splitlines() == [
+    assert needle_report.markdown(results).splitlines() == [
         "| policy | 100% | 25% |",
         "| --- | --- | --- |",
         "| full | 1.00 (0.34 to 1.00) |  |",
         "| compresskv |  | 0.00 (0.00 to 0.79) |",
     ]
-    assert needle.markdown(results, "depth").splitlines()[0] == "| policy, cache | 0.0 | 1.0 |"
+    assert needle_report.markdown(results, "depth").splitlines()[0] == "| policy, cache | 0.0 | 1.0 |"
 
 
 def test_command_writes_what_it_prints(monkeypatch, tmp_path, capsys):
-    outcome = Outcome("full", 1.0, 512, 0.0, 0, True, "", n_kept=100, kv_bytes=1000)
+    outcome = NeedleOutcome("full", 1.0, 512, 0.0, 0, True, "", n_kept=100, kv_bytes=1000)
     monkeypatch.setattr(needle, "measure", lambda prompts, **_: [outcome] * len(prompts))
     needle.main(["--prompts", "3", "--seed", "5", "--json", str(tmp_path / "new" / "needle.json")])
     results = json.loads((tmp_path / "new" / "needle.json").read_text())
     assert results["overall"][0]["n"] == 3
-    assert needle.markdown(results) in capsys.readouterr().out
+    assert needle_report.markdown(results) in capsys.readouterr().out
 
 
 def test_prefill_modes_are_compared_at_the_smallest_budget(monkeypatch):

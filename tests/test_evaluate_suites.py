@@ -13,10 +13,10 @@ import pytest
 from compresskv_edge.errors import CompressKVError, EvaluationError
 from compresskv_edge.evaluate import fidelity, hay, kv, longbench, multi_turn, niah, qa, ruler
 from compresskv_edge.evaluate.metrics import METRICS
-from compresskv_edge.evaluate.sample import Plan, Sample, choose_tasks
+from compresskv_edge.evaluate.sample import Sample, SuitePlan, choose_tasks
 from compresskv_edge.evaluate.suite_run import SUITES, load_suite
 
-SMALL = Plan(contexts=(600, 900), depths=3)
+SMALL = SuitePlan(contexts=(600, 900), depths=3)
 
 
 class Letters:
@@ -81,7 +81,7 @@ def test_the_answer_of_a_needle_stands_in_the_text_once_at_its_depth() -> None:
 
 
 def test_needles_cover_the_grid_and_all_kinds() -> None:
-    samples = niah.make(Plan(contexts=(600, 900), depths=11, repeats=2), Letters())
+    samples = niah.make(SuitePlan(contexts=(600, 900), depths=11, repeats=2), Letters())
     assert Counter((s.split["context"], s.split["depth"]) for s in samples) == dict.fromkeys(
         {(c, round(i / 10, 4)) for c in (600, 900) for i in range(11)}, 2
     )
@@ -117,7 +117,7 @@ def test_words_that_are_asked_for_are_the_most_frequent(task: str, n: int) -> No
 @pytest.mark.parametrize("task", ["common_words", "frequent_words"])
 def test_a_list_of_words_needs_room(task: str) -> None:
     with pytest.raises(EvaluationError, match=f"too short for {task}: raise the context"):
-        ruler.make(Plan(contexts=(128,), depths=1, tasks=(task,)), Crowded())
+        ruler.make(SuitePlan(contexts=(128,), depths=1, tasks=(task,)), Crowded())
 
 
 def test_a_bridge_needs_both_passages() -> None:
@@ -171,11 +171,11 @@ def test_own_text_of_the_user(tmp_path: Path) -> None:
 def test_bad_plans() -> None:
     for wrong in ({"contexts": ()}, {"contexts": (64,)}, {"depths": 0}, {"repeats": 0}, {"decode_tokens": 1}):
         with pytest.raises(EvaluationError, match=r"give at least one|or more"):
-            Plan(**wrong)  # type: ignore[arg-type]
+            SuitePlan(**wrong)  # type: ignore[arg-type]
     with pytest.raises(EvaluationError, match="too short"):
-        multi_turn.make(Plan(contexts=(128,), tasks=("system_fact",)), Letters())
+        multi_turn.make(SuitePlan(contexts=(128,), tasks=("system_fact",)), Letters())
     with pytest.raises(EvaluationError, match="do not fill the prompt"):
-        kv.make(Plan(contexts=(100_000,), depths=1, tasks=("codes",)), Letters())
+        kv.make(SuitePlan(contexts=(100_000,), depths=1, tasks=("codes",)), Letters())
     with pytest.raises(EvaluationError, match="task is 'codez': use codes, uuids"):
         choose_tasks(kv.TASKS, ["codez"], small=False)
     with pytest.raises(EvaluationError, match="suite is 'nia': use niah"):

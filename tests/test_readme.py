@@ -9,7 +9,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from compresskv_edge.apps.cli import app
-from compresskv_edge.evaluate import needle
+from compresskv_edge.evaluate import needle_report
 from compresskv_edge.model.profile import Profile
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,7 @@ def test_the_python_example_is_the_quickstart() -> None:
 
 
 def test_the_needle_table_is_the_stored_result() -> None:
-    assert needle.markdown(json.loads((ROOT / "docs" / "results" / "needle.json").read_text())) in README
+    assert needle_report.markdown(json.loads((ROOT / "docs" / "results" / "needle.json").read_text())) in README
 
 
 def test_the_bench_table_is_the_stored_result() -> None:

@@ -20,7 +20,7 @@ from rpc_servers import free_port, server
 
 from compresskv_edge import Llama
 from compresskv_edge.apps.bench import run as bench
-from compresskv_edge.apps.bench.result import Plan
+from compresskv_edge.apps.bench.result import BenchPlan
 from compresskv_edge.engine import native, rpc
 from compresskv_edge.errors import EngineError
 
@@ -129,7 +129,7 @@ def test_an_eviction_moves_scores_and_indices_not_the_cache(
 
 
 def test_the_benchmark_measures_servers(demo_model: Path, servers: str, proxies: list[Proxy]) -> None:
-    plan = Plan(300, 64, 8, repeats=1, n_threads=1, tail_tokens=48, n_gpu_layers=-1, rpc_servers=servers)
+    plan = BenchPlan(300, 64, 8, repeats=1, n_threads=1, tail_tokens=48, n_gpu_layers=-1, rpc_servers=servers)
     before = [proxy.to_server for proxy in proxies]
     result = bench.run(demo_model, plan)
     assert len(result.compressed.decode_ms) == 1

@@ -22,7 +22,7 @@ from numpy_llama import write_f32_copy
 from rpc_servers import server
 
 from compresskv_edge import Llama, Profile
-from compresskv_edge.engine import native
+from compresskv_edge.engine import native, select
 from compresskv_edge.evaluate import needle
 from compresskv_edge.method import scoring
 
@@ -114,7 +114,7 @@ def test_kept_tokens_are_the_cpus(type_kv: str, elsewhere: Options, demo_f32: Pa
         there.compress()
         for layer, (of_cpu, of_device) in enumerate(seen):
             kept = there.kv_kept(layer)
-            want = native.select_tokens(*of_device, len(kept))
+            want = select.select_tokens(*of_device, len(kept))
             devices.assert_kept(kept, want, scoring.token_scores(*of_device), tie=devices.TIE)
             devices.assert_kept(kept, here.kv_kept(layer), scoring.token_scores(*of_cpu), tie=devices.ERROR)
 

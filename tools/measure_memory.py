@@ -34,7 +34,7 @@ KV_ROW_BYTES = 2  # f16, an element
 
 def load(options, mode, n_ctx, **more):
     from compresskv_edge import Llama
-    from compresskv_edge.apps.bench.run import uniform_profile
+    from compresskv_edge.apps.bench.contexts import uniform_profile
 
     shared = {"n_threads": options.threads, "n_threads_batch": options.threads, "verbose": False}
     if mode != "stock":
@@ -226,7 +226,7 @@ def main():
         return
     options.tokens = options.tokens or (20_000 if options.what == "decode" else 65_536)
     if options.model is None and options.what != "modes":
-        from compresskv_edge.apps.bench.run import write_model
+        from compresskv_edge.apps.bench.contexts import write_model
 
         options.model = str(write_model("qwen2.5-0.5b", "Q4_0", Path(platformdirs.user_cache_dir("compresskv-edge"))))
     if options.child:

@@ -28,7 +28,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Row:
-    """What a cache needs. `total_bytes`: weights and all, for each of Plan.contexts. Contexts are in tokens.
+    """What a cache needs. `total_bytes`: weights and all, for each of MemoryPlan.contexts. Contexts are in tokens.
 
     Compressed caches: the prompt is read in bounded memory (kv_prefill="guided" or "chunked"). `full_prefill` is the
     longest prompt for the paper's way, which holds all of it until its end. 0: not even the shortest fits.
@@ -42,7 +42,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """All rows for one model and one memory."""
 
     model: str
@@ -64,7 +64,7 @@ def make(
     budgets: Sequence[int] = BUDGETS,
     kv_types: Sequence[str] = KV_TYPES,
     tail: int = TAIL,
-) -> Plan:
+) -> MemoryPlan:
     """The plan for a model. Raises BudgetError for a budget that no cache can have."""
     for budget in budgets:
         if budget < _LEAST_BUDGET:
@@ -72,7 +72,7 @@ def make(
     contexts = _contexts(sizes.n_ctx_train)
     caches = [Cache(budget, kind, kind) for budget in (None, *budgets) for kind in kv_types]
     rows = tuple(_row(sizes, cache, contexts, memory_bytes, tail) for cache in caches)
-    return Plan(sizes.name, memory_bytes, sizes.weights_bytes, sizes.n_ctx_train, contexts, rows)
+    return MemoryPlan(sizes.name, memory_bytes, sizes.weights_bytes, sizes.n_ctx_train, contexts, rows)
 
 
 def total_bytes(sizes: ModelSizes, cache: Cache, n_ctx: int, *, tail: int = TAIL, full_prefill: bool = False) -> int:

@@ -56,7 +56,7 @@ THOROUGH = Plan(n_documents=32, n_error_documents=16, max_tokens=8192, answer_to
 
 
 @dataclass(frozen=True)
-class Document:
+class NeedleDocument:
     """A text with needles in it, asked about one after the other. depths: 0 is before all hay, 1 after it."""
 
     haystack: str
@@ -70,7 +70,7 @@ class Document:
         return render(f"{self.text}\n\nQuestion: {needle.question}")
 
 
-def make_documents(corpus: Corpus, plan: Plan, count: TokenCounter, n_overhead: int) -> list[Document]:
+def make_documents(corpus: Corpus, plan: Plan, count: TokenCounter, n_overhead: int) -> list[NeedleDocument]:
     """The plan's documents; the same for the same arguments.
 
     count: tokens of a text, without a start token. n_overhead: tokens that the chat template adds to a prompt.
@@ -84,7 +84,7 @@ def make_documents(corpus: Corpus, plan: Plan, count: TokenCounter, n_overhead: 
         room = length - n_overhead - max(count(f"\n\nQuestion: {needle.question}") for needle in needles[i])
         text = _compose(hay, list(zip(depths[i], needles[i])), room, count)
         name = corpus.haystacks[(i + shift) % len(corpus.haystacks)].name
-        documents.append(Document(name, length, needles[i], depths[i], text))
+        documents.append(NeedleDocument(name, length, needles[i], depths[i], text))
     return documents
 
 

@@ -16,7 +16,7 @@ from .answer import MIN_RECALL
 from .corpus import Corpus
 from .curves import POINTS
 from .layer_error import combine
-from .prompts import Document, Plan
+from .prompts import NeedleDocument, Plan
 from .retrieval_score import rank
 from .state import State
 
@@ -31,11 +31,11 @@ _DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Result:
+class CalibrationResult:
     """What was measured, on what, for which model: `uncalibrated` is its profile without a measurement."""
 
     state: State
-    documents: Sequence[Document]
+    documents: Sequence[NeedleDocument]
     plan: Plan
     corpus: Corpus
     uncalibrated: Profile

@@ -29,8 +29,8 @@ from .corpus import Corpus, PathLike
 from .engine import MARGIN, Engine, Trace
 from .layer_error import outputs_of_kept, relative_errors
 from .progress import DECODE_COST, Progress, Report, ignore
-from .prompts import QUICK, Document, Plan, make_documents, plain
-from .result import ERROR_BUDGET, Result
+from .prompts import QUICK, NeedleDocument, Plan, make_documents, plain
+from .result import ERROR_BUDGET, CalibrationResult
 from .retrieval_score import classic_score, semantic_score
 from .state import State
 
@@ -135,9 +135,9 @@ class Runner:
             self.state_path.unlink(missing_ok=True)
         return profile
 
-    def result(self) -> Result:
+    def result(self) -> CalibrationResult:
         """What was measured so far."""
-        return Result(
+        return CalibrationResult(
             self.state, self.documents, self.plan, self.corpus, self.engine.profile, self.engine.render is plain
         )
 
@@ -145,7 +145,7 @@ class Runner:
     # first pass: heads
     #
 
-    def _score_heads(self, document: Document) -> None:
+    def _score_heads(self, document: NeedleDocument) -> None:
         state, engine = self.state, self.engine
         engine.query_sum, engine.n_queries = {}, 0
         scores = [self._score(trace, span, found) for trace, span, found in self._ask(document)]
@@ -157,7 +157,7 @@ class Runner:
         for layer, total in engine.query_sum.items():
             state.query_sum[layer, : total.shape[0], : total.shape[1]] += total
 
-    def _ask(self, document: Document) -> Iterator[tuple[Trace, tuple[int, int], float]]:
+    def _ask(self, document: NeedleDocument) -> Iterator[tuple[Trace, tuple[int, int], float]]:
         """Each needle of a document: the answer as it was made, where the needle is, and how much of it was found."""
         self.engine.restart()
         for needle in document.needles:
@@ -190,7 +190,7 @@ class Runner:
     # second pass: layers
     #
 
-    def _measure_errors(self, document: Document, heads: list[tuple[int, ...]]) -> None:
+    def _measure_errors(self, document: NeedleDocument, heads: list[tuple[int, ...]]) -> None:
         sums = np.zeros(self.engine.facts.n_layer)
         n_steps = 0
         pairs: dict[int, list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]] = {}
@@ -220,7 +220,7 @@ class Runner:
     # third pass, if asked for: error curves
     #
 
-    def _measure_curves(self, document: Document, heads: Sequence[Sequence[int]]) -> None:
+    def _measure_curves(self, document: NeedleDocument, heads: Sequence[Sequence[int]]) -> None:
         engine, found = self.engine, []
         for needle in document.needles:
             tokens, other = (
@@ -248,10 +248,10 @@ class Runner:
         total += sum(map(self._curve_cost, self.documents[: self.plan.n_curve_documents]))
         self.report(Progress(work, total, phase, int(self.result().counted.sum()), len(self.state.recall)))
 
-    def _cost(self, document: Document) -> float:
+    def _cost(self, document: NeedleDocument) -> float:
         return document.n_tokens + len(document.needles) * DECODE_COST * self.plan.answer_tokens
 
-    def _curve_cost(self, document: Document) -> float:
+    def _curve_cost(self, document: NeedleDocument) -> float:
         n_runs = len(list(self.engine.measured_layers())) * len(curves.POINTS)
         return 2 * len(document.needles) * (document.n_tokens + n_runs * DECODE_COST * curves.MAX_STEPS)
 

@@ -8,39 +8,15 @@ from typing import Any, Optional, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import BudgetError, CompressKVError, EngineError, UnsupportedModelError
+from ..errors import EngineError
 from . import library
+from .call import POOLING, call, context, pointer
+from .call import last_error as last_error  # one of the library's calls, for whoever makes the others
 
-_POOLING = {"avg": 0, "max": 1}
 _REDUCE = {"sum": 0, "max": 1}
-
-# enum llama_ckv_status
-_ERR_ARGUMENT, _ERR_UNSUPPORTED, _ERR_STATE, _ERR_MEMORY, _ERR_COMPUTE = -1, -2, -3, -4, -5
-_ERRORS: dict[int, type[CompressKVError]] = {
-    _ERR_ARGUMENT: EngineError,
-    _ERR_UNSUPPORTED: UnsupportedModelError,
-    _ERR_STATE: EngineError,
-    _ERR_MEMORY: EngineError,
-    _ERR_COMPUTE: EngineError,
-}
 
 Float32 = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
-
-
-def last_error() -> str:
-    """The sentence of this thread's last failed call, "" if none failed."""
-    ffi, lib = library.load()
-    return str(ffi.string(lib.llama_ckv_last_error()).decode())
-
-
-def _call(name: str, *args: Any) -> int:
-    """Call llama_ckv_<name>; a negative status becomes the exception that belongs to it."""
-    _, lib = library.load()
-    status = int(getattr(lib, f"llama_ckv_{name}")(*args))
-    if status < 0:
-        raise _ERRORS.get(status, EngineError)(last_error())
-    return status
 
 
 #
@@ -61,7 +37,7 @@ class LayerShape:
 
 def check_model(model: int) -> None:
     """Raise UnsupportedModelError, naming the architecture, if the model (llama_model *) cannot be compressed."""
-    _call("model_supported", _pointer("struct llama_model *", model))
+    call("model_supported", pointer("struct llama_model *", model))
 
 
 def model_layers(model: int, n_layer: int) -> list[LayerShape]:
@@ -70,7 +46,7 @@ def model_layers(model: int, n_layer: int) -> list[LayerShape]:
     out = ffi.new("struct llama_ckv_layer *")
     layers = []
     for il in range(n_layer):
-        _call("model_layer", _pointer("struct llama_model *", model), il, out)
+        call("model_layer", pointer("struct llama_model *", model), il, out)
         layers.append(LayerShape(out.n_head, out.n_head_kv, out.head_dim_k, out.head_dim_v, bool(out.evictable)))
     return layers
 
@@ -86,19 +62,19 @@ def attach(model: int, heads: Sequence[Sequence[int]], *, window: int, kernel: i
     flat = ffi.new("int32_t[]", [h for row in padded for h in row])
     profile = ffi.new(
         "struct llama_ckv_profile *",
-        [len(heads), n_heads, flat, window, kernel, _POOLING[pooling], n_tail],
+        [len(heads), n_heads, flat, window, kernel, POOLING[pooling], n_tail],
     )
-    _call("attach", _pointer("struct llama_model *", model), profile)
+    call("attach", pointer("struct llama_model *", model), profile)
 
 
 #
-# contexts. seq_id is 0: a compressed cache holds one sequence for now
+# contexts. seq_id: which of the sequences of a context
 #
 
 
 def prompt_begin(ctx: int, n_tokens: int, seq_id: int = 0) -> None:
     """Make room for a prompt of n_tokens more tokens in one allocation."""
-    _call("prompt_begin", _context(ctx), seq_id, n_tokens)
+    call("prompt_begin", context(ctx), seq_id, n_tokens)
 
 
 def prompt_end(ctx: int, budgets: Sequence[int], seq_id: int = 0) -> None:
@@ -123,18 +99,18 @@ def reserve(ctx: int, budgets: Sequence[int], seq_id: int = 0) -> None:
 
 def _compress(name: str, ctx: int, budgets: Sequence[int], *args: int, seq_id: int = 0) -> None:
     ffi, _ = library.load()
-    _call(name, _context(ctx), seq_id, ffi.new("int32_t[]", [int(b) for b in budgets]), *args)
+    call(name, context(ctx), seq_id, ffi.new("int32_t[]", [int(b) for b in budgets]), *args)
 
 
 def rebase(ctx: int, n_max: int, seq_id: int = 0) -> int:
     """Take out the positions that no layer holds; the next position, at most n_max, for which old tokens may go."""
-    return _call("rebase", _context(ctx), seq_id, n_max)
+    return call("rebase", context(ctx), seq_id, n_max)
 
 
 def protect(ctx: int, positions: Sequence[int], seq_id: int = 0) -> None:
     """Never evict the tokens at these positions; they count in the budgets. Replaces an earlier set."""
     ffi, _ = library.load()
-    _call("protect", _context(ctx), seq_id, ffi.new("llama_pos[]", [int(p) for p in positions]), len(positions))
+    call("protect", context(ctx), seq_id, ffi.new("llama_pos[]", [int(p) for p in positions]), len(positions))
 
 
 def keep(ctx: int, kept: Sequence[Sequence[int] | npt.NDArray[np.integer]], seq_id: int = 0) -> None:
@@ -146,7 +122,7 @@ def keep(ctx: int, kept: Sequence[Sequence[int] | npt.NDArray[np.integer]], seq_
     ffi, _ = library.load()
     flat = np.ascontiguousarray(np.concatenate([np.asarray(row, dtype=np.int32) for row in kept]), dtype=np.int32)
     lengths = ffi.new("int32_t[]", [len(row) for row in kept])
-    _call("keep", _context(ctx), seq_id, ffi.cast("int32_t *", flat.ctypes.data), lengths)
+    call("keep", context(ctx), seq_id, ffi.cast("int32_t *", flat.ctypes.data), lengths)
 
 
 def choose(ctx: int, budgets: Sequence[int], n_guide: int = 0, seq_id: int = 0) -> list[Indices]:
@@ -154,9 +130,9 @@ def choose(ctx: int, budgets: Sequence[int], n_guide: int = 0, seq_id: int = 0) 
     ffi, _ = library.load()
     flat = np.empty(sum(max(int(b), 0) for b in budgets), dtype=np.int32)
     lengths = np.zeros(len(budgets), dtype=np.int32)
-    _call(
+    call(
         "choose",
-        *(_context(ctx), seq_id, ffi.new("int32_t[]", [int(b) for b in budgets]), n_guide),
+        *(context(ctx), seq_id, ffi.new("int32_t[]", [int(b) for b in budgets]), n_guide),
         *(ffi.cast("int32_t *", a.ctypes.data) for a in (flat, lengths)),
     )
     ends = np.cumsum(lengths)
@@ -183,7 +159,7 @@ def stats(ctx: int) -> Stats:
     """Sizes and counts of a context's cache."""
     ffi, _ = library.load()
     out = ffi.new("struct llama_ckv_stats *")
-    _call("get_stats", _context(ctx), out)
+    call("get_stats", context(ctx), out)
     return Stats(**{name: getattr(out, name) for name in Stats.__dataclass_fields__})
 
 
@@ -202,12 +178,12 @@ def seq_stats(ctx: int, seq_id: int = 0) -> SeqStats:
     """Counts of one sequence."""
     ffi, _ = library.load()
     out = ffi.new("struct llama_ckv_seq_stats *")
-    _call("get_seq_stats", _context(ctx), seq_id, out)
+    call("get_seq_stats", context(ctx), seq_id, out)
     return SeqStats(**{name: getattr(out, name) for name in SeqStats.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
-class Memory:
+class Allocated:
     """llama_memory_breakdown, summed over the devices: bytes that the allocators hold for a context."""
 
     model_bytes: int
@@ -215,26 +191,26 @@ class Memory:
     compute_bytes: int
 
 
-def memory(ctx: int) -> Memory:
+def memory(ctx: int) -> Allocated:
     """What a context has allocated, with or without a profile."""
     ffi, _ = library.load()
     out = ffi.new("struct llama_ckv_memory *")
-    _call("get_memory", _context(ctx), out)
-    return Memory(**{name: getattr(out, name) for name in Memory.__dataclass_fields__})
+    call("get_memory", context(ctx), out)
+    return Allocated(**{name: getattr(out, name) for name in Allocated.__dataclass_fields__})
 
 
 def positions(ctx: int, layer: int, seq_id: int = 0) -> Indices:
     """Positions of the tokens that a layer holds, ascending: (n,)."""
     ffi, _ = library.load()
-    n = _call("positions", _context(ctx), seq_id, layer, ffi.NULL, 0)
+    n = call("positions", context(ctx), seq_id, layer, ffi.NULL, 0)
     out = np.empty(n, dtype=np.int32)
-    _call("positions", _context(ctx), seq_id, layer, ffi.cast("int32_t *", out.ctypes.data), n)
+    call("positions", context(ctx), seq_id, layer, ffi.cast("int32_t *", out.ctypes.data), n)
     return out.astype(np.int64)
 
 
 def keep_queries(ctx: int, n_tokens: int) -> None:
     """Keep the queries of the last n_tokens tokens from now on, beside those of the window; 0 frees them."""
-    _call("keep_queries", _context(ctx), n_tokens)
+    call("keep_queries", context(ctx), n_tokens)
 
 
 def read_queries(ctx: int, layer: int, shape: LayerShape, n: int, seq_id: int = 0) -> Float32:
@@ -245,7 +221,7 @@ def read_queries(ctx: int, layer: int, shape: LayerShape, n: int, seq_id: int = 
     """
     ffi, _ = library.load()
     out = np.empty((shape.n_head, n, shape.head_dim_k), dtype=np.float32)
-    _call("read_queries", _context(ctx), seq_id, layer, n, ffi.cast("float *", out.ctypes.data))
+    call("read_queries", context(ctx), seq_id, layer, n, ffi.cast("float *", out.ctypes.data))
     return out
 
 
@@ -255,7 +231,7 @@ def read_kv(ctx: int, layer: int, shape: LayerShape, seq_id: int = 0) -> tuple[F
     n = len(positions(ctx, layer, seq_id))
     k = np.empty((shape.n_head_kv, n, shape.head_dim_k), dtype=np.float32)
     v = np.empty((shape.n_head_kv, n, shape.head_dim_v), dtype=np.float32)
-    _call("read_kv", _context(ctx), seq_id, layer, *(ffi.cast("float *", a.ctypes.data) for a in (k, v)))
+    call("read_kv", context(ctx), seq_id, layer, *(ffi.cast("float *", a.ctypes.data) for a in (k, v)))
     return k, v
 
 
@@ -280,9 +256,9 @@ def write_kv(
             raise EngineError(f"{name} of {len(rows)} rows of layer {layer} is {array.shape}, not {want}")
     parts = [None if a is None else np.ascontiguousarray(a, dtype=np.float32) for a in (k, v)]
     at = np.ascontiguousarray(rows, dtype=np.int32)
-    _call(
+    call(
         "write_kv",
-        *(_context(ctx), seq_id, layer, ffi.cast("int32_t *", at.ctypes.data), len(at)),
+        *(context(ctx), seq_id, layer, ffi.cast("int32_t *", at.ctypes.data), len(at)),
         *(ffi.NULL if a is None else ffi.cast("float *", a.ctypes.data) for a in parts),
     )
 
@@ -294,55 +270,5 @@ def scores(ctx: int, layer: int, reduce: str = "sum") -> Float32:
     """
     ffi, _ = library.load()
     out = np.empty(len(positions(ctx, layer)), dtype=np.float32)
-    _call("scores", _context(ctx), 0, layer, _REDUCE[reduce], ffi.cast("float *", out.ctypes.data))
+    call("scores", context(ctx), 0, layer, _REDUCE[reduce], ffi.cast("float *", out.ctypes.data))
     return out
-
-
-def select_tokens(
-    q_window: npt.NDArray[Any],
-    k: npt.NDArray[Any],
-    heads: Sequence[int] | npt.NDArray[np.integer],
-    budget: int,
-    *,
-    window: int = 8,
-    kernel: int = 5,
-    pooling: str = "avg",
-) -> Indices:
-    """`compresskv_edge.method.scoring.select_tokens`, done by the library: same arguments, same result, same errors."""
-    ffi, _ = library.load()
-    if q_window.ndim != 3 or k.ndim != 3 or q_window.shape[1] != window or q_window.shape[2] != k.shape[2]:
-        raise ValueError(
-            f"expected q_window (n_head, window={window}, head_dim) and k (n_head_kv, n_tokens, head_dim), "
-            f"got {q_window.shape} and {k.shape}"
-        )
-    if pooling not in _POOLING:
-        raise ValueError(f'pooling must be "avg" or "max", got {pooling!r}')
-    if budget < window:
-        raise BudgetError(f"budget is {budget} tokens but the window alone holds {window}: use {window + 1} or more")
-    q32 = np.ascontiguousarray(q_window, dtype=np.float32)
-    k32 = np.ascontiguousarray(k, dtype=np.float32)
-    h32 = np.ascontiguousarray(heads, dtype=np.int32)
-    kept = np.empty(min(budget, k.shape[1]), dtype=np.int64)
-    try:
-        _call(
-            "select",
-            *(ffi.cast("float *", q32.ctypes.data), q32.shape[0], window),
-            *(ffi.cast("float *", k32.ctypes.data), k32.shape[0], k32.shape[1], k32.shape[2]),
-            *(ffi.cast("int32_t *", h32.ctypes.data), h32.size),
-            *(budget, kernel, _POOLING[pooling]),
-            ffi.cast("int64_t *", kept.ctypes.data),
-        )
-    except EngineError as error:
-        raise ValueError(str(error)) from None
-    return kept
-
-
-def _context(ctx: int) -> Any:
-    return _pointer("struct llama_context *", ctx)
-
-
-def _pointer(kind: str, address: Any) -> Any:
-    """A pointer of llama_cpp (int or ctypes.c_void_p) as cffi has it."""
-    ffi, _ = library.load()
-    value: Optional[int] = getattr(address, "value", address)
-    return ffi.cast(kind, value or 0)

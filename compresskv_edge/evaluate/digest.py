@@ -21,7 +21,8 @@ from ..model.profile import Profile
 from ..runtime.digest import N_QUESTIONS, PROBES
 from ..runtime.llama import Llama
 from . import haystack
-from .needle import is_correct, token_counter, wilson
+from .needle import is_correct, token_counter
+from .wilson import wilson
 
 N_FACTS = 5
 LENGTHS = (1000, 2000)  # tokens of the documents, in turn
@@ -33,7 +34,7 @@ _STOP = (".", "\n")
 
 
 @dataclass(frozen=True)
-class Document:
+class DigestDocument:
     """A text and the facts in it, in the order in which they are asked."""
 
     text: str
@@ -41,17 +42,17 @@ class Document:
     n_tokens: int
 
 
-def make_document(seed: int, count: haystack.TokenCounter, n_tokens: int) -> Document:
+def make_document(seed: int, count: haystack.TokenCounter, n_tokens: int) -> DigestDocument:
     """A document of at most `n_tokens` with its facts spread over it; the same for the same arguments."""
     rng = random.Random(f"digest/{seed}/{n_tokens}")
     kinds = [haystack.KINDS[(seed + i) % len(haystack.KINDS)] for i in range(N_FACTS)]
     facts = haystack.draw_facts(rng, kinds)
     placed = [((i + rng.random()) / N_FACTS, fact.sentence) for i, fact in enumerate(facts)]
     text = haystack.document(rng, placed, n_tokens, count)
-    return Document(text, tuple(rng.sample(facts, N_FACTS)), n_tokens)
+    return DigestDocument(text, tuple(rng.sample(facts, N_FACTS)), n_tokens)
 
 
-def answers(llm: Llama, tokens: Sequence[int], document: Document) -> list[bool]:
+def answers(llm: Llama, tokens: Sequence[int], document: DigestDocument) -> list[bool]:
     """Whether each question is answered right; the document's tokens are in the cache or are run now."""
     return [_is_right(llm, tokens, fact) for fact in document.facts]
 
@@ -63,7 +64,7 @@ def _is_right(llm: Llama, tokens: Sequence[int], fact: haystack.Fact) -> bool:
 
 
 def measure(
-    documents: Sequence[Document],
+    documents: Sequence[DigestDocument],
     *,
     model: str,
     profile: str = PROFILE,

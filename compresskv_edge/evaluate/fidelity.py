@@ -21,14 +21,14 @@ from ..calibration.corpus import Corpus
 from ..errors import EvaluationError
 from . import haystack
 from .hay import buried
-from .sample import Audience, Fit, Plan, Sample, Turn, generator
+from .sample import Audience, Fit, Sample, SuitePlan, Turn, generator
 
 TASKS: dict[str, Audience] = {"facts": "any", "text": "any"}
 
 _TOKENS_A_FACT = 40  # of the document
 
 
-def make(plan: Plan, fit: Fit) -> list[Sample]:
+def make(plan: SuitePlan, fit: Fit) -> list[Sample]:
     """`depths * repeats` texts for each context; the turn's answer is the text to feed. Raises EvaluationError."""
     cells = itertools.product(plan.contexts, range(plan.depths * plan.repeats))
     if plan.data is not None:
@@ -50,7 +50,7 @@ def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return out
 
 
-def _facts(plan: Plan, fit: Fit, n_context: int, i: int) -> Sample:
+def _facts(plan: SuitePlan, fit: Fit, n_context: int, i: int) -> Sample:
     name = f"fidelity/facts/{n_context}/{i}"
     rng = generator(plan, name)
     kinds = [haystack.KINDS[j % len(haystack.KINDS)] for j in range(n_context // _TOKENS_A_FACT)]
@@ -61,7 +61,7 @@ def _facts(plan: Plan, fit: Fit, n_context: int, i: int) -> Sample:
     return _sample(plan, fit, name, text, asked, n_context)
 
 
-def _text(plan: Plan, fit: Fit, n_context: int, i: int) -> Sample:
+def _text(plan: SuitePlan, fit: Fit, n_context: int, i: int) -> Sample:
     """Sentences from a random one on: as many as fit the prompt, then those that follow."""
     assert plan.data is not None
     name = f"fidelity/text/{n_context}/{i}"
@@ -77,7 +77,7 @@ def _text(plan: Plan, fit: Fit, n_context: int, i: int) -> Sample:
     raise EvaluationError(f"{plan.data.name!r} is shorter than {n_context} tokens: give more text or shorter contexts")
 
 
-def _sample(plan: Plan, fit: Fit, name: str, text: str, after: Iterator[str], n_context: int) -> Sample:
+def _sample(plan: SuitePlan, fit: Fit, name: str, text: str, after: Iterator[str], n_context: int) -> Sample:
     forced = ""
     for part in after:
         forced += part

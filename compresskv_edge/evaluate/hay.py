@@ -11,7 +11,7 @@ from pathlib import Path
 from ..calibration.corpus import Corpus
 from ..errors import EvaluationError
 from . import haystack
-from .sample import Fit, Plan, Sample
+from .sample import Fit, Sample, SuitePlan
 
 _LEAST = 0.8  # of the tokens asked for that a document must have
 
@@ -19,13 +19,13 @@ HINT = "Answer with the value only."  # known to the demo model, and plain enoug
 
 
 def bury(
-    plan: Plan, fit: Fit, rng: random.Random, sample: Sample, placed: Sequence[tuple[float, str]], n: int
+    plan: SuitePlan, fit: Fit, rng: random.Random, sample: Sample, placed: Sequence[tuple[float, str]], n: int
 ) -> Sample:
     """The sample with a document of hay and the placed sentences (depth, text), n tokens with everything around it."""
     return replace(sample, document=buried(plan, fit, rng, placed, fit.room(sample, n)))
 
 
-def buried(plan: Plan, fit: Fit, rng: random.Random, placed: Sequence[tuple[float, str]], n_tokens: int) -> str:
+def buried(plan: SuitePlan, fit: Fit, rng: random.Random, placed: Sequence[tuple[float, str]], n_tokens: int) -> str:
     """Hay of n_tokens with the placed sentences (depth, text) in it. Raises EvaluationError if they do not fit."""
     hay = source(plan, rng)
     try:
@@ -40,7 +40,7 @@ def buried(plan: Plan, fit: Fit, rng: random.Random, placed: Sequence[tuple[floa
     return text
 
 
-def source(plan: Plan, rng: random.Random) -> Iterator[str]:
+def source(plan: SuitePlan, rng: random.Random) -> Iterator[str]:
     """Sentences of the plan's haystack from a random one on; ours has no end."""
     if plan.haystack is None:
         return haystack.sentences(rng)

@@ -15,18 +15,18 @@ from dataclasses import replace
 from ..errors import EvaluationError
 from . import haystack
 from .hay import HINT
-from .sample import Audience, Fit, Plan, Sample, Turn, generator
+from .sample import Audience, Fit, Sample, SuitePlan, Turn, generator
 
 TASKS: dict[str, Audience] = {"codes": "any", "uuids": "large"}
 
 
-def make(plan: Plan, fit: Fit) -> list[Sample]:
+def make(plan: SuitePlan, fit: Fit) -> list[Sample]:
     """`repeats` prompts for each task, context and depth of the pair."""
     cells = itertools.product(plan.tasks or TASKS, plan.contexts, plan.grid(), range(plan.repeats))
     return [_sample(plan, fit, *cell) for cell in cells]
 
 
-def _sample(plan: Plan, fit: Fit, task: str, n_context: int, depth: float, repeat: int) -> Sample:
+def _sample(plan: SuitePlan, fit: Fit, task: str, n_context: int, depth: float, repeat: int) -> Sample:
     name = f"kv/{task}/{n_context}/{depth}/{repeat}"
     rng = generator(plan, name)
     empty = Sample(name, "", (), hint=HINT, split={"context": n_context, "depth": depth})

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError
-from .sample import Fit, Plan, Sample, Turn
+from .sample import Fit, Sample, SuitePlan, Turn
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ KINDS: dict[str, Kind] = {
 OTHER = Kind("f1", 64, _QA)
 
 
-def make(plan: Plan, fit: Fit) -> list[Sample]:
+def make(plan: SuitePlan, fit: Fit) -> list[Sample]:
     """All rows of the folder (or file) plan.data, at most max(plan.contexts) tokens each. plan.tasks: names of sets.
 
     Raises EvaluationError.

@@ -1,7 +1,7 @@
 """How answers are scored: LongBench's metrics (arXiv:2308.14508) and RULER's string match (arXiv:2404.06654).
 
-All take the answer and a turn and return a score from 0 to 1. Where LongBench uses a library, so do we: `rouge`;
-`rapidfuzz` for its `fuzzywuzzy` (the same ratio); `jieba` for its Chinese sets.
+All take the answer and a turn and return a score from 0 to 1. Where LongBench uses a library, so do we:
+`rapidfuzz` for its `fuzzywuzzy` (the same ratio), `jieba` for its Chinese sets; for its `rouge` see rouge.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Callable
 
 from ..errors import EvaluationError
+from . import rouge
 from .sample import Turn
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -44,13 +45,13 @@ def f1_chinese(answer: str, turn: Turn) -> float:
 
 def rouge_l(answer: str, turn: Turn) -> float:
     """Best ROUGE-L F score."""
-    return max(_rouge(answer, expected) for expected in turn.answers)
+    return max(rouge.rouge_l(answer, expected) for expected in turn.answers)
 
 
 def rouge_l_chinese(answer: str, turn: Turn) -> float:
     """As rouge_l on the words that jieba finds."""
     pairs = [(" ".join(_jieba(answer)), " ".join(_jieba(expected))) for expected in turn.answers]
-    return max(_rouge(*pair) for pair in pairs)
+    return max(rouge.rouge_l(*pair) for pair in pairs)
 
 
 def classification(answer: str, turn: Turn) -> float:
@@ -110,15 +111,6 @@ def _words(text: str) -> list[str]:
 def _overlap(answer: Sequence[str], expected: Sequence[str]) -> float:
     n_common = sum((Counter(answer) & Counter(expected)).values())
     return 2 * n_common / (len(answer) + len(expected)) if n_common else 0.0
-
-
-def _rouge(answer: str, expected: str) -> float:
-    from rouge import Rouge
-
-    try:
-        return float(Rouge().get_scores([answer], [expected], avg=True)["rouge-l"]["f"])
-    except (ValueError, RecursionError):  # an empty text, or one of thousands of words without a full stop
-        return 0.0
 
 
 def _class_score(answer: str, expected: str, classes: Sequence[str]) -> float:

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from . import haystack
 from .hay import HINT, bury
-from .sample import Audience, Fit, Plan, Sample, Turn, generator
+from .sample import Audience, Fit, Sample, SuitePlan, Turn, generator
 
 TASKS: dict[str, Audience] = {"questions": "any", "system": "large", "system_fact": "any", "system_form": "small_chat"}
 
@@ -33,13 +33,13 @@ _FORMS = {  # of answers, as our models learned them (tools/models/chat.py)
 }
 
 
-def make(plan: Plan, fit: Fit) -> list[Sample]:
+def make(plan: SuitePlan, fit: Fit) -> list[Sample]:
     """`depths * repeats` conversations for each task and context; facts lie at random depths."""
     cells = itertools.product(plan.tasks or TASKS, plan.contexts, range(plan.depths * plan.repeats))
     return [_sample(plan, fit, *cell) for cell in cells]
 
 
-def _sample(plan: Plan, fit: Fit, task: str, n_context: int, i: int) -> Sample:
+def _sample(plan: SuitePlan, fit: Fit, task: str, n_context: int, i: int) -> Sample:
     name = f"multi_turn/{task}/{n_context}/{i}"
     rng = generator(plan, name)
     n_turns = max(COUNTED) if task == "questions" else N_TURNS

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -27,6 +26,7 @@ from ..model.profile import Profile
 from ..policies import streaming_llm
 from ..runtime.llama import Llama, ProfileSource
 from . import haystack
+from .needle_report import SPLITS, NeedleOutcome, markdown, report, share
 
 BUDGETS = (0.25, 0.12, 0.06, 0.03)
 CONTEXTS = (512, 1024, 2048, 4000)
@@ -34,13 +34,14 @@ DEPTHS = tuple(i / 10 for i in range(11))
 DISTRACTORS = (0, 4)
 PROFILE = "demo"
 SEED = 1
+PREFILL_MODES = ("compresskv", "compresskv_guided", "compresskv_chunked")
 
 _ANSWER_TOKENS = 16
 _STOP = (".", "\n")
 
 
 @dataclass(frozen=True)
-class Prompt:
+class NeedlePrompt:
     """One question over one document. `n_tokens` is what whole sentences make of the limit `n_context`."""
 
     text: str
@@ -53,21 +54,6 @@ class Prompt:
     n_distractors: int
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One prompt under one policy. `budget` is a fraction of the prompt; bytes as in KVStats."""
-
-    policy: str
-    budget: float
-    n_context: int
-    depth: float
-    n_distractors: int
-    correct: bool
-    answer: str
-    n_kept: float  # mean over the layers
-    kv_bytes: int
-
-
 #
 # prompts
 #
@@ -75,7 +61,7 @@ class Outcome:
 
 def make_prompt(
     seed: int, count: haystack.TokenCounter, *, n_context: int, depth: float, n_distractors: int = 0, kind: str = "code"
-) -> Prompt:
+) -> NeedlePrompt:
     """A prompt of at most `n_context` tokens (start token included), the same for the same arguments.
 
     count: tokens of a text, without a start token. Raises ValueError if the facts do not fit.
@@ -86,7 +72,7 @@ def make_prompt(
     placed = [(depth, needle.sentence), *((rng.random(), fact.sentence) for fact in others)]
     document = haystack.document(rng, placed, n_context - 1 - count(tail), count)
     text = haystack.question_prompt(document, needle.question)
-    return Prompt(text, needle.answer, needle.sentence, kind, n_context, count(text) + 1, depth, n_distractors)
+    return NeedlePrompt(text, needle.answer, needle.sentence, kind, n_context, count(text) + 1, depth, n_distractors)
 
 
 def make_prompts(
@@ -96,7 +82,7 @@ def make_prompts(
     seed: int = SEED,
     contexts: Sequence[int] = CONTEXTS,
     distractors: Sequence[int] = DISTRACTORS,
-) -> list[Prompt]:
+) -> list[NeedlePrompt]:
     """`n` prompts that walk through contexts, depths, distractors and kinds of facts at once."""
     return [
         make_prompt(
@@ -122,14 +108,14 @@ def token_counter(llm: Llama) -> haystack.TokenCounter:
 
 
 def run_needle(
-    prompts: Iterable[Prompt],
+    prompts: Iterable[NeedlePrompt],
     policy: str,
     budget: float = 1.0,
     *,
     model: str | None = None,
     profile: ProfileSource = PROFILE,
     n_threads: int = 1,
-) -> list[Outcome]:
+) -> list[NeedleOutcome]:
     """Answer all prompts with one of `POLICIES`, keeping `budget` of each prompt's tokens on average over the layers.
 
     One thread by default: then the outcome is the same on every run. Raises BudgetError, EngineError, ValueError.
@@ -154,12 +140,12 @@ def open_model(
     return Llama(model or model_path(), kv_profile=profile, flash_attn=True, **options)
 
 
-def _outcome(llm: Llama, prompt: Prompt, policy: str, budget: float, window: int) -> Outcome:
+def _outcome(llm: Llama, prompt: NeedlePrompt, policy: str, budget: float, window: int) -> NeedleOutcome:
     llm.reset()
     answer = POLICIES[policy](llm, prompt.text, resolve_mean_budget(budget, prompt.n_tokens, window=window))
     stats = llm.kv_stats()
     n_generated = llm.n_tokens - prompt.n_tokens
-    return Outcome(
+    return NeedleOutcome(
         policy=policy,
         budget=budget,
         n_context=prompt.n_context,
@@ -212,92 +198,12 @@ POLICIES: dict[str, Callable[[Llama, str, int], str]] = {
 
 
 #
-# tables
-#
-
-
-def wilson(n_right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval of a proportion, 95 % by default: (low, high)."""
-    if n == 0:
-        return 0.0, 1.0
-    p, denominator = n_right / n, 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / denominator
-    half = z / denominator * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def summarise(outcomes: Iterable[Outcome], by: str | None = None) -> list[dict[str, Any]]:
-    """Accuracy with its interval for each policy and budget, also split by a field of Outcome such as "depth"."""
-    fields = ("policy", "budget", *([by] if by else []))
-    groups: dict[tuple[Any, ...], list[Outcome]] = {}
-    for outcome in outcomes:
-        groups.setdefault(tuple(getattr(outcome, field) for field in fields), []).append(outcome)
-    return [{**dict(zip(fields, key)), **_score(group)} for key, group in groups.items()]
-
-
-def _score(group: Sequence[Outcome]) -> dict[str, Any]:
-    n, n_right = len(group), sum(outcome.correct for outcome in group)
-    low, high = wilson(n_right, n)
-    return {
-        "n": n,
-        "n_right": n_right,
-        "accuracy": round(n_right / n, 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
-        "n_kept": round(sum(outcome.n_kept for outcome in group) / n, 1),
-        "kv_bytes": round(sum(outcome.kv_bytes for outcome in group) / n),
-    }
-
-
-PREFILL_MODES = ("compresskv", "compresskv_guided", "compresskv_chunked")
-SPLITS = ("n_distractors", "n_context", "depth")
-
-
-def report(outcomes: Sequence[Outcome], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What goes into the JSON file: the settings, all prompts together, and split by each of SPLITS."""
-    splits = {f"by_{field}": summarise(outcomes, field) for field in SPLITS}
-    return {"settings": dict(settings), "overall": summarise(outcomes), **splits}
-
-
-def markdown(results: Mapping[str, Any], by: str | None = None) -> str:
-    """A table of a report: policies down, budgets across; with `by`, one of SPLITS, policies at each budget down."""
-    if by is None:
-        return _table("policy", results["overall"], lambda row: row["policy"], lambda row: _percent(row["budget"]))
-    return _table("policy, cache", results[f"by_{by}"], _policy_and_budget, lambda row: str(row[by]))
-
-
-def _table(
-    corner: str,
-    cells: Sequence[Mapping[str, Any]],
-    row_of: Callable[[Mapping[str, Any]], str],
-    column_of: Callable[[Mapping[str, Any]], str],
-) -> str:
-    text = {(row_of(cell), column_of(cell)): _cell(cell) for cell in cells}
-    rows, columns = (list(dict.fromkeys(key[axis] for key in text)) for axis in (0, 1))
-    lines = [[corner, *columns], ["---"] * (len(columns) + 1)]
-    lines += [[row, *(text.get((row, column), "") for column in columns)] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(cell: Mapping[str, Any]) -> str:
-    return f"{cell['accuracy']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})"
-
-
-def _policy_and_budget(row: Mapping[str, Any]) -> str:
-    return f"{row['policy']}, {_percent(row['budget'])}"
-
-
-def _percent(fraction: float) -> str:
-    return f"{fraction:.0%}"
-
-
-#
 # command
 #
 
 
 def measure(
-    prompts: Sequence[Prompt],
+    prompts: Sequence[NeedlePrompt],
     *,
     policies: Sequence[str] = ("compresskv", "streaming_llm"),
     budgets: Sequence[float] = BUDGETS,
@@ -305,14 +211,14 @@ def measure(
     profile: ProfileSource = PROFILE,
     n_threads: int = 1,
     say: Callable[[str], None] = print,
-) -> list[Outcome]:
+) -> list[NeedleOutcome]:
     """The full cache and every policy at every budget on the same prompts."""
     runs = [("full", 1.0), *((policy, budget) for policy in policies for budget in budgets)]
-    outcomes: list[Outcome] = []
+    outcomes: list[NeedleOutcome] = []
     for policy, budget in runs:
         outcomes += run_needle(prompts, policy, budget, model=model, profile=profile, n_threads=n_threads)
         right = sum(outcome.correct for outcome in outcomes[-len(prompts) :])
-        say(f"{policy}, {_percent(budget)}: {right} of {len(prompts)} right")
+        say(f"{policy}, {share(budget)}: {right} of {len(prompts)} right")
     return outcomes
 
 

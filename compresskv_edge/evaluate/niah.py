@@ -9,13 +9,13 @@ import itertools
 
 from . import haystack
 from .hay import HINT, bury
-from .sample import Audience, Fit, Plan, Sample, Turn, generator
+from .sample import Audience, Fit, Sample, SuitePlan, Turn, generator
 
 TASKS: dict[str, Audience] = dict.fromkeys(haystack.KINDS, "any")
 DISTRACTORS = (0, 4)
 
 
-def make(plan: Plan, fit: Fit) -> list[Sample]:
+def make(plan: SuitePlan, fit: Fit) -> list[Sample]:
     """`repeats` prompts for each context and depth; kinds and distractors take turns."""
     kinds = plan.tasks or tuple(TASKS)
     cells = itertools.product(range(plan.repeats), plan.contexts, plan.grid())
@@ -25,7 +25,9 @@ def make(plan: Plan, fit: Fit) -> list[Sample]:
     ]
 
 
-def _sample(plan: Plan, fit: Fit, n_context: int, depth: float, repeat: int, kind: str, n_distractors: int) -> Sample:
+def _sample(
+    plan: SuitePlan, fit: Fit, n_context: int, depth: float, repeat: int, kind: str, n_distractors: int
+) -> Sample:
     name = f"niah/{n_context}/{depth}/{repeat}/{kind}/{n_distractors}"
     rng = generator(plan, name)
     needle, *others = haystack.draw_facts(rng, [kind] * (n_distractors + 1))

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from . import haystack, longbench
 from .hay import HINT, buried
-from .sample import Audience, Fit, Plan, Sample, Turn, generator
+from .sample import Audience, Fit, Sample, SuitePlan, Turn, generator
 
 TASKS: dict[str, Audience] = {"single": "any", "bridge": "large"}
 
@@ -21,7 +21,7 @@ _N_ALIKE = 4  # facts of the kind asked for, or pairs to bridge
 _PASSAGE_TOKENS = 150
 
 
-def make(plan: Plan, fit: Fit) -> list[Sample]:
+def make(plan: SuitePlan, fit: Fit) -> list[Sample]:
     """`depths * repeats` prompts for each task and context; with plan.data, all that is there."""
     if plan.data is not None:
         return longbench.make(plan, fit)
@@ -29,7 +29,7 @@ def make(plan: Plan, fit: Fit) -> list[Sample]:
     return [_sample(plan, fit, *cell) for cell in cells]
 
 
-def _sample(plan: Plan, fit: Fit, task: str, n_context: int, i: int) -> Sample:
+def _sample(plan: SuitePlan, fit: Fit, task: str, n_context: int, i: int) -> Sample:
     name = f"qa/{task}/{n_context}/{i}"
     rng = generator(plan, name)
     kind = haystack.KINDS[i % len(haystack.KINDS)]
@@ -54,7 +54,7 @@ def _bridge(rng: random.Random) -> tuple[str, str, list[str]]:
     return question, codes[0], [*(keep.sentence for keep in keeps), *places]
 
 
-def _passages(plan: Plan, fit: Fit, rng: random.Random, lines: Sequence[str], room: int) -> str:
+def _passages(plan: SuitePlan, fit: Fit, rng: random.Random, lines: Sequence[str], room: int) -> str:
     """Numbered documents that fill the room; each line lies in one of them."""
     n = max(room // _PASSAGE_TOKENS, 2)
     heads = [f"\n\nDocument {i + 1}." for i in range(n)]

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from . import figures, needle, report
+from . import figures, results_others
 from .grid import FULL
-from .report import markdown_table, matrix, percent
+from .report import markdown_table, percent
+from .results_suites import PARTS, ablation, difference, suite
 from .suite_run import SUITES
 from .summary import double
 
@@ -33,11 +34,7 @@ decoding is greedy, on one thread. All policies keep the same number of tokens i
 and read the same prompt once; the first token of an answer comes from the full prompt. KV bytes, times and every split
 are in the files.
 """
-_TASKS_SHOWN = ("ruler", "multi_turn")
-_LEVELS = (0.97, 0.9)  # of full: the paper's figures for 3 % and for 0.7 %
-_MANY = 12  # policies
 _SUMMARY = "summary.txt"
-_PARTS = "ablation"
 _VARIANT = "edge"
 
 
@@ -51,7 +48,7 @@ def render(folder: Path) -> str:
     known = [name for name in order if any(mark in stored[name] for mark, _ in _RENDERERS)]
     others = [f"- [{name}](results/{name})" for name in order if name not in known]
     rest = ["\n".join(["## Other measurements", "", *others])] if others else []
-    sections = [*overviews, *(_section(name, stored[name]) for name in known), *_ablations(folder / _PARTS), *rest]
+    sections = [*overviews, *(_section(name, stored[name]) for name in known), *_ablations(folder / PARTS), *rest]
     return _HEAD + head + "".join(f"\n{section}\n" for section in sections)
 
 
@@ -136,7 +133,7 @@ def _halves(runs: Sequence[Data]) -> Iterator[str]:
     lines = []
     for run, rows in found:
         bytes_of = {(row["policy"], row["budget"]): row["kv_bytes"] for row in run["rows"]}
-        cells = {row["budget"]: _difference(row["versus_double"]) for row in rows}
+        cells = {row["budget"]: difference(row["versus_double"]) for row in rows}
         ratios = {b: bytes_of[_VARIANT, b] / bytes_of[base, pairs[b]] for b in cells}
         lines.append([run["suite"].replace("_", "-"), *(f"{cells[b]}; {ratios[b]:.2f}" for b in budgets)])
     yield markdown_table(["suite", *columns], lines)
@@ -151,35 +148,13 @@ def _section(name: str, data: Data) -> str:
     return "\n\n".join(renderer(name, data))
 
 
-#
-# runs of `compresskv eval`
-#
-
-
-def _suite(name: str, data: Data) -> Iterator[str]:
-    settings, profile, model = data["settings"], data["profile"], data["model"]
-    many = ", all policies" if len({row["policy"] for row in data["rows"]}) > _MANY else ""
-    protected = ", system prompt protected" if settings.get("protect_system") else ""
-    yield f"## {data['suite'].replace('_', '-')}: {model['file']}{many}{protected}"
-    yield (
-        f"[{name}](results/{name}): {data['n_prompts']} prompts of {_list(settings['contexts'])} tokens, tasks "
-        f"{_list(settings['tasks'])}, form {settings['form']}, tail {settings['tail']}, seed "
-        f"{settings['seed']}; profile "
-        f"{'calibrated' if profile['calibrated'] else 'uncalibrated'}, {profile['n_heads']} heads a layer. "
-        f"{data['machine']['cpu']}, compresskv_edge {data['machine']['compresskv_edge']}."
-    )
-    yield matrix(data["rows"])
-    yield from _levels(data["rows"])
-    differences = _differences(data["rows"])
-    if differences:
-        yield f"Minus {data['base']} at the same budget, paired by prompt:"
-        yield differences
-    if data["suite"] in _TASKS_SHOWN:
-        yield "By task:"
-        yield _by_task(data["by_task"])
-    if any("kl" in row for row in data["rows"]):
-        yield "Mean KL divergence from the full cache, nats:"
-        yield _grid(data["rows"], lambda row: f"{row['kl']:.3f}")
+_RENDERERS: tuple[tuple[str, Callable[[str, Data], Iterator[str]]], ...] = (
+    ("suite", suite),
+    ("overall", results_others.needle),
+    ("checks", results_others.bench),
+    ("accuracy", results_others.calibration),
+    ("digest", results_others.digest),
+)
 
 
 def _ablations(folder: Path) -> Iterator[str]:
@@ -188,144 +163,8 @@ def _ablations(folder: Path) -> Iterator[str]:
     models = dict.fromkeys(data["model"]["file"] for data in stored.values())
     for model in models:
         runs = sorted(((n, d) for n, d in stored.items() if d["model"]["file"] == model), key=lambda x: _rank(x[1]))
-        parts = [text for name, data in runs for text in _parts(name, data)]
+        parts = [text for name, data in runs for text in ablation(name, data)]
         yield "\n\n".join([f"## {runs[0][1]['base']}, part by part: {model}", *parts])
-
-
-def _parts(name: str, data: Data) -> Iterator[str]:
-    """What a policy scores, and what is gained or lost by others that differ from it in one part."""
-    settings, base = data["settings"], data["base"]
-    yield (
-        f"[{data['suite'].replace('_', '-')}](results/{_PARTS}/{name}), {data['n_prompts']} prompts of "
-        f"{_list(settings['contexts'])} tokens, seed {settings['seed']}; {base}, then the others minus {base}, paired "
-        "by prompt:"
-    )
-    scores = _grid([row for row in data["rows"] if row["policy"] == base], report.score)
-    yield scores + "\n" + "\n".join(_differences(data["rows"]).splitlines()[2:])
-
-
-def _levels(rows: Sequence[Data]) -> Iterator[str]:
-    """From which budget on a policy holds a share of full."""
-    policies = dict.fromkeys(row["policy"] for row in rows if row["policy"] != FULL)
-    lines = [[policy, *(_holds(rows, policy, level) for level in _LEVELS)] for policy in policies]
-    if lines:
-        yield "Smallest measured budget from which on the mean score stays at that share of the full cache's:"
-        yield markdown_table(["policy", *(percent(level) for level in _LEVELS)], lines)
-
-
-def _holds(rows: Sequence[Data], policy: str, level: float) -> str:
-    mine = sorted((row for row in rows if row["policy"] == policy), key=lambda row: -row["budget"])
-    found: Optional[float] = None
-    for row in mine:
-        if row["of_full"] is None or row["of_full"][0] < level:
-            break
-        found = row["budget"]
-    return "none" if found is None else percent(found)
-
-
-def _differences(rows: Sequence[Data]) -> str:
-    compared = [row for row in rows if row["versus_base"]]
-    return _grid(compared, lambda row: _difference(row["versus_base"])) if compared else ""
-
-
-def _difference(values: Sequence[float]) -> str:
-    return "{:+.2f} ({:+.2f} to {:+.2f})".format(*values)
-
-
-def _by_task(rows: Sequence[Data]) -> str:
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    cells = {(row["policy"], row["budget"], row["task"]): f"{row['score']:.2f}" for row in rows}
-    keys = dict.fromkeys((policy, budget) for policy, budget, _ in cells)
-    lines = [
-        [f"{policy}, {percent(budget)}", *(cells.get((policy, budget, t), "") for t in tasks)]
-        for policy, budget in keys
-    ]
-    return markdown_table(["policy, budget", *tasks], lines)
-
-
-def _grid(rows: Sequence[Data], text: Callable[[Data], str]) -> str:
-    """Policies down, budgets across."""
-    budgets = sorted({row["budget"] for row in rows if row["policy"] != FULL}, key=float)
-    cells = {(row["policy"], row["budget"]): text(row) for row in rows}
-    policies = dict.fromkeys(row["policy"] for row in rows if row["policy"] != FULL)
-    lines = [[policy, *(cells.get((policy, budget), "") for budget in budgets)] for policy in policies]
-    return markdown_table(["policy", *map(percent, budgets)], lines)
-
-
-#
-# the others
-#
-
-
-def _needle(name: str, data: Data) -> Iterator[str]:
-    settings = data["settings"]
-    in_pieces = any(row["policy"] == "compresskv_chunked" for row in data["overall"])
-    subject = "prompts read whole and in pieces" if in_pieces else "the first measurement"
-    yield f"## Needles, {subject}: {settings['profile']}"
-    command = "python -m compresskv_edge.evaluate.needle" + (" --prefill" if in_pieces else "")
-    yield (
-        f"[{name}](results/{name}): `{command}`, {settings['n_prompts']} prompts of {_list(settings['contexts'])} "
-        f"tokens, seed {settings['seed']}; Wilson intervals."
-    )
-    yield needle.markdown(data)
-
-
-def _bench(name: str, data: Data) -> Iterator[str]:
-    machine, plan, summary = data["machine"], data["plan"], data["summary"]
-    where = ", over RPC" if plan.get("rpc_servers") else ""
-    if plan.get("n_gpu_layers") and not where:
-        where = f", on {', '.join(machine['devices'])}"
-    yield f"## Times and memory: {data['model']['name']}{where}"
-    yield (
-        f"[{name}](results/{name}): `compresskv bench`, prompt of {plan['prompt_tokens']} tokens, "
-        f"{plan['budget_tokens']} a layer, {data['threads']} threads of {machine['cpu']}{where}."
-    )
-    yield markdown_table(["figure", "value"], [[key, _figure(value)] for key, value in summary.items()])
-
-
-def _calibration(name: str, data: Data) -> Iterator[str]:
-    yield f"## What calibration is worth: {data['model']}"
-    yield f"[{name}](results/{name}): `python tools/measure_calibration.py`, {data['documents']} documents a half."
-    lines = [
-        [row["profile"], percent(row["budget"]), str(row["n"]), f"{row['percent']:.1f}"] for row in data["accuracy"]
-    ]
-    yield markdown_table(["profile", "budget", "n", "right, %"], lines)
-
-
-def _digest(name: str, data: Data) -> Iterator[str]:
-    settings = data["settings"]
-    asked = f", {settings['questions']} questions of its own for each thousand tokens"
-    yield f"## Documents read once: {settings['model']}, {percent(settings['budget'])}, {settings['probe']}"
-    yield (
-        f"[{name}](results/{name}): `python -m compresskv_edge.evaluate.digest`, {settings['documents']} documents of "
-        f"{_list(settings['lengths'])} tokens, probe {settings['probe']}{asked if settings['probe'] == 'ask' else ''}; "
-        "Wilson intervals, then the first to the last question."
-    )
-    rows = {kind: data[kind] for kind in ("full", "digest")}
-    yield markdown_table(
-        ["cache", "right", *(str(i + 1) for i in range(len(data["full"]["by_question"])))],
-        [
-            [kind, f"{row['accuracy']:.3f} ({row['low']:.3f} to {row['high']:.3f})", *map(str, row["by_question"])]
-            for kind, row in rows.items()
-        ],
-    )
-
-
-_RENDERERS: tuple[tuple[str, Callable[[str, Data], Iterator[str]]], ...] = (
-    ("suite", _suite),
-    ("overall", _needle),
-    ("checks", _bench),
-    ("accuracy", _calibration),
-    ("digest", _digest),
-)
-
-
-def _figure(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _list(values: Any) -> str:
-    return ", ".join(map(str, values)) or "-"
 
 
 def main() -> None:

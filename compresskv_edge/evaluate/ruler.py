@@ -16,7 +16,7 @@ from typing import Callable
 from ..errors import EvaluationError
 from . import haystack
 from .hay import HINT, bury
-from .sample import Audience, Fit, Plan, Sample, Turn, generator
+from .sample import Audience, Fit, Sample, SuitePlan, Turn, generator
 
 TASKS: dict[str, Audience] = {
     "multi_key": "any",
@@ -35,26 +35,26 @@ _COMMON, _RARE = 20, 3  # how often a common and a rare word comes
 _SYLLABLES = "ba de fi go lu ma ne pi ro su ta ve wi zo ka mu".split()
 
 
-def make(plan: Plan, fit: Fit) -> list[Sample]:
+def make(plan: SuitePlan, fit: Fit) -> list[Sample]:
     """`depths * repeats` prompts for each task and context; what is asked lies at random depths."""
     cells = itertools.product(plan.tasks or TASKS, plan.contexts, range(plan.depths * plan.repeats))
     return [_sample(plan, fit, *cell) for cell in cells]
 
 
-def _sample(plan: Plan, fit: Fit, task: str, n_context: int, i: int) -> Sample:
+def _sample(plan: SuitePlan, fit: Fit, task: str, n_context: int, i: int) -> Sample:
     name = f"ruler/{task}/{n_context}/{i}"
     empty = Sample(name, "", (), hint=_LIST_HINT, split={"context": n_context})
     return _MAKERS[task](plan, fit, generator(plan, name), empty, n_context)
 
 
-def _multi_key(plan: Plan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
+def _multi_key(plan: SuitePlan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
     kind = rng.choice(haystack.KINDS)
     needle, *others = haystack.draw_facts(rng, [kind] * max(n // _TOKENS_A_KEY, 4))
     sample = replace(empty, turns=(Turn(needle.question, (needle.answer,), task="multi_key"),), hint=HINT)
     return bury(plan, fit, rng, sample, _anywhere(rng, [needle.sentence, *(fact.sentence for fact in others)]), n)
 
 
-def _multi_value(plan: Plan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
+def _multi_value(plan: SuitePlan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
     asked, *others = haystack.things(rng)[:_N_VALUES]
     codes = _codes(rng, 2 * _N_VALUES)
     lines = [f"One of the codes of the {asked} is {code}." for code in codes[:_N_VALUES]]
@@ -63,7 +63,7 @@ def _multi_value(plan: Plan, fit: Fit, rng: random.Random, empty: Sample, n: int
     return bury(plan, fit, rng, replace(empty, turns=(turn,)), _anywhere(rng, lines), n)
 
 
-def _multi_query(plan: Plan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
+def _multi_query(plan: SuitePlan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
     things, codes = haystack.things(rng)[: 2 * _N_VALUES], _codes(rng, 2 * _N_VALUES)
     lines = [f"The secret code of the {thing} is {code}." for thing, code in zip(things, codes)]
     names = ", ".join(f"the {thing}" for thing in things[: _N_VALUES - 1])
@@ -72,7 +72,7 @@ def _multi_query(plan: Plan, fit: Fit, rng: random.Random, empty: Sample, n: int
     return bury(plan, fit, rng, replace(empty, turns=(turn,)), _anywhere(rng, lines), n)
 
 
-def _variables(plan: Plan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
+def _variables(plan: SuitePlan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
     """Two chains; assignments keep their order, as a program's do."""
     names = ["".join(letters) for letters in rng.sample(list(itertools.product("ABCDEFGHKMPRSTVX", repeat=3)), 10)]
     values = [str(value) for value in rng.sample(range(10_000, 100_000), 2)]
@@ -85,7 +85,7 @@ def _variables(plan: Plan, fit: Fit, rng: random.Random, empty: Sample, n: int) 
     return bury(plan, fit, rng, replace(empty, turns=(_turn(question, names[:_N_CHAIN], "variables"),)), placed, n)
 
 
-def _common_words(plan: Plan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
+def _common_words(plan: SuitePlan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
     """Common words come ten times as often as rare ones, or less in a short prompt, and fill half of the list."""
     words = haystack.plain_words(rng)
     sample = replace(empty, turns=(_turn("Which ten words come most often in the list?", words[:10], "common_words"),))
@@ -103,7 +103,7 @@ def _common_words(plan: Plan, fit: Fit, rng: random.Random, empty: Sample, n: in
     return replace(sample, document=_numbered(listed))
 
 
-def _frequent_words(plan: Plan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
+def _frequent_words(plan: SuitePlan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
     """Frequencies fall as 1 / rank squared (Zipf)."""
     words = ["".join(s) for s in rng.sample(list(itertools.product(_SYLLABLES, repeat=3)), 60)]
     question = "Which three invented words come most often in the text?"
@@ -145,7 +145,7 @@ def _numbered(words: Iterable[str]) -> str:
     return " ".join(f"{i}. {word}" for i, word in enumerate(words, 1))
 
 
-_Maker = Callable[[Plan, Fit, random.Random, Sample, int], Sample]
+_Maker = Callable[[SuitePlan, Fit, random.Random, Sample, int], Sample]
 _MAKERS: dict[str, _Maker] = {
     "multi_key": _multi_key,
     "multi_value": _multi_value,

@@ -47,7 +47,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SuitePlan:
     """What a suite makes. contexts: tokens of a prompt, template included. tasks: () is all of the suite.
 
     depths: number of depths from 0 to 1. repeats: prompts for each cell of a grid.
@@ -95,7 +95,7 @@ class Suite(Protocol):
 
     TASKS: Mapping[str, Audience]
 
-    def make(self, plan: Plan, fit: Fit) -> list[Sample]:
+    def make(self, plan: SuitePlan, fit: Fit) -> list[Sample]:
         """The samples of a plan, the same for the same arguments. Raises EvaluationError."""
 
 
@@ -110,6 +110,6 @@ def choose_tasks(
     return tuple(wanted) or tuple(task for task, audience in known.items() if audience in audiences)
 
 
-def generator(plan: Plan, *parts: object) -> random.Random:
+def generator(plan: SuitePlan, *parts: object) -> random.Random:
     """A random generator for each prompt: adding other prompts changes nothing."""
     return random.Random("/".join(map(str, (plan.seed, *parts))))

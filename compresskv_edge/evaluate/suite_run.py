@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Optional, cast
 
-from threadpoolctl import threadpool_limits
-
 from .. import policies
 from ..calibration import auto
 from ..engine.machine import machine_facts
@@ -25,7 +23,7 @@ from . import form as forms
 from . import grid
 from .journal import Journal
 from .player import Budget, Outcome, Player
-from .sample import Plan, Sample, Suite, choose_tasks
+from .sample import Sample, Suite, SuitePlan, choose_tasks
 from .summary import summarise
 
 SUITES = ("niah", "ruler", "kv", "qa", "multi_turn", "fidelity")
@@ -68,7 +66,7 @@ def check(names: Sequence[str], budgets: Sequence[Budget]) -> None:
 
 
 @dataclass(frozen=True)
-class Result:
+class SuiteResult:
     """The summary of a run, its journal's path, and what was run through the model this time."""
 
     summary: dict[str, Any]
@@ -79,7 +77,7 @@ class Result:
 class SuiteRun:
     """A suite on a model, ready to run. Raises EvaluationError, and what loading a model raises."""
 
-    def __init__(self, suite: str, setup: Setup, plan: Plan, journal: Path) -> None:
+    def __init__(self, suite: str, setup: Setup, plan: SuitePlan, journal: Path) -> None:
         module = load_suite(suite)
         file, profile = GGUF.open(setup.model), _profile(setup)
         self._llm = open_model(setup, profile, max(plan.contexts))
@@ -110,9 +108,9 @@ class SuiteRun:
         budgets: Sequence[Budget],
         report: Callable[[grid.Step], None] = lambda _: None,
         base: str = grid.BASE,
-    ) -> Result:
+    ) -> SuiteResult:
         """Every policy at every budget, compared with `base`; with what an earlier run of the same journal has left."""
-        with threadpool_limits(self._n_threads):  # NumPy's threads too: policies are scored there
+        with _numpy_threads(self._n_threads):
             for player, group in self._players(names):
                 grid.run(player, self.samples, group, budgets, self.journal, self._progress(names, budgets, report))
         summary = {
@@ -120,7 +118,7 @@ class SuiteRun:
             "machine": machine_facts(),
             **summarise(self._ordered(names), self.samples, base),
         }
-        return Result(summary, self.journal.path, vars(self._player.counters))
+        return SuiteResult(summary, self.journal.path, vars(self._player.counters))
 
     def _players(self, names: Sequence[str]) -> Iterator[tuple[Player, list[str]]]:
         """Policies share one model and its prefill, but for those that have the library's window to themselves."""
@@ -189,6 +187,17 @@ def open_model(setup: Setup, profile: Profile, n_prompt: int, policy: str = grid
     return llm
 
 
+def _numpy_threads(n: int) -> Any:
+    """Policies are scored in NumPy: on as many threads as the model runs on."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        raise EvaluationError(
+            "evaluations need threadpoolctl, which is not installed: pip install 'compresskv-edge[eval]'"
+        ) from error
+    return threadpool_limits(n)
+
+
 def _trained_context(model: Path) -> int:
     fields = GGUF.open(model).metadata
     return int(fields.get(f"{fields.get('general.architecture')}.context_length", 1 << 30))
@@ -217,14 +226,14 @@ def _hash(values: Any) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def _with_tasks(module: Suite, plan: Plan, llm: Llama, chat: bool = False) -> Plan:
+def _with_tasks(module: Suite, plan: SuitePlan, llm: Llama, chat: bool = False) -> SuitePlan:
     import llama_cpp
 
     small = llama_cpp.llama_model_n_params(llm.model) < _SMALL
     return replace(plan, tasks=choose_tasks(module.TASKS, plan.tasks, small=small, chat=chat))
 
 
-def _settings(plan: Plan, suite: str) -> Mapping[str, Any]:
+def _settings(plan: SuitePlan, suite: str) -> Mapping[str, Any]:
     """The plan, as far as the suite looks at it, without folders of this machine: of a path only the name is kept."""
     paths = {name: getattr(plan, name) for name in _PATHS}
     names = {name: None if path is None else Path(os.fspath(path)).name for name, path in paths.items()}

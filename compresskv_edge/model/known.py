@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Optional
 
-from platformdirs import user_cache_path
+import platformdirs
 
 from ..errors import ProfileError
 from .facts import ModelFacts
@@ -34,7 +34,11 @@ def cached(model_hash: str) -> Optional[Profile]:
 
 def cache_path(model_hash: str) -> Path:
     """Where the profile of a model is kept."""
-    return user_cache_path("compresskv", appauthor=False) / "profiles" / f"{model_hash.split(':')[-1][:32]}.json"
+    return (
+        platformdirs.user_cache_path("compresskv", appauthor=False)
+        / "profiles"
+        / f"{model_hash.split(':')[-1][:32]}.json"
+    )
 
 
 def _fits(profile: Profile, facts: ModelFacts) -> bool:

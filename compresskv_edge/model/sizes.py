@@ -6,17 +6,15 @@ K and V are exact (a test compares them with what llama.cpp allocates). The comp
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gguf
-
 from ..errors import UnsupportedModelError
 from .facts import ModelFacts
 from .gguf_file import GGUF
+from .kv_types import row_bytes
 from .random_gguf import Shape, n_parameters
 from .shapes import BITS_PER_WEIGHT
 
@@ -100,7 +98,7 @@ class ModelSizes:
 
     def row_bytes(self, layer: int, type_k: str, type_v: str) -> int:
         """K and V of one token in one layer."""
-        return _row_bytes(self.k_row[layer], type_k) + _row_bytes(self.v_row[layer], type_v)
+        return row_bytes(self.k_row[layer], type_k) + row_bytes(self.v_row[layer], type_v)
 
     def kv_bytes(self, n_rows: int, type_k: str = "f16", type_v: str = "f16") -> int:
         """K and V of `n_rows` rows a layer; a layer with a sliding window holds that and a micro-batch at most."""
@@ -133,11 +131,6 @@ class ModelSizes:
 def pad(n_rows: int) -> int:
     """Rows as allocated."""
     return -(-n_rows // PAD) * PAD
-
-
-def _row_bytes(n_elements: int, kind: str) -> int:
-    block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind.upper()]]
-    return math.ceil(n_elements / int(block)) * int(block_bytes)
 
 
 def _swa_rows(window: int) -> int:

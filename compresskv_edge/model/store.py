@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import platformdirs
+
 from ..errors import ModelError
 from .catalogue import CatalogueModel
 from .lock import exclusive
@@ -25,9 +27,7 @@ class Store:
     @classmethod
     def user(cls) -> Store:
         """The one in the user's cache folder."""
-        from platformdirs import user_cache_path
-
-        return cls(user_cache_path("compresskv", appauthor=False) / "models")
+        return cls(platformdirs.user_cache_path("compresskv", appauthor=False) / "models")
 
     def path(self, model: CatalogueModel) -> Path:
         """Of the model's file, which may not be there."""

@@ -7,23 +7,23 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from .result import Plan, Result, checks, mib, summary
+from .result import BenchPlan, BenchResult, checks, mib, summary
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def plans(common: Plan, prompt_tokens: Sequence[int], budgets: Sequence[int]) -> list[Plan]:
+def plans(common: BenchPlan, prompt_tokens: Sequence[int], budgets: Sequence[int]) -> list[BenchPlan]:
     """`common` with each prompt and each budget, prompts outermost."""
     return [replace(common, prompt_tokens=n, budget_tokens=budget) for n in prompt_tokens for budget in budgets]
 
 
-def to_dict(results: Sequence[Result]) -> dict[str, Any]:
+def to_dict(results: Sequence[BenchResult]) -> dict[str, Any]:
     """For JSON: one run as it is, several as a list under "runs"."""
     return results[0].to_dict() if len(results) == 1 else {"runs": [result.to_dict() for result in results]}
 
 
-def table(results: Sequence[Result]) -> Table:
+def table(results: Sequence[BenchResult]) -> Table:
     """A line a run. All runs have the same model, device and types."""
     from rich.table import Table
 
@@ -36,7 +36,7 @@ def table(results: Sequence[Result]) -> Table:
     return out
 
 
-def columns(result: Result) -> list[str]:
+def columns(result: BenchResult) -> list[str]:
     """Names of the cells of `row`."""
     full = [_kv_type(result.plan), *result.plan.against]
     return [
@@ -50,7 +50,7 @@ def columns(result: Result) -> list[str]:
     ]
 
 
-def row(result: Result) -> list[str]:
+def row(result: BenchResult) -> list[str]:
     """One run: decoding, memory of the cache and the most beside the weights, eviction, prefill, targets met."""
     figures, peaks, kv = summary(result), result.peaks, result.kv
     rivals = result.against.items()
@@ -70,17 +70,17 @@ def _cell(decode_ms: float, kv_bytes: int, peak_bytes: int) -> str:
     return f"{decode_ms:.2f}\n{mib(kv_bytes)}, {mib(peak_bytes)}"
 
 
-def _kv_type(plan: Plan) -> str:
+def _kv_type(plan: BenchPlan) -> str:
     return plan.type_k if plan.type_k == plan.type_v else f"{plan.type_k}/{plan.type_v}"
 
 
-def _title(result: Result) -> str:
+def _title(result: BenchResult) -> str:
     plan = result.plan
     where = f"{plan.n_gpu_layers} GPU layers" if plan.n_gpu_layers >= 0 else "all layers on the GPU"
     return f"{result.model['name']}, {where}, {plan.threads} threads"
 
 
-def _caption(result: Result) -> str:
+def _caption(result: BenchResult) -> str:
     machine = result.machine
     return (
         "Decode: medians of blocks; all contexts of a line took turns. Peak: most bytes of K, V and compute buffers.\n"

@@ -20,10 +20,11 @@ MAX_KV_DEVIATION = 0.02  # from the expected bytes
 
 CHUNK = 512  # tokens, llama_cpp's n_batch: chunks are what it would decode at a time anyway
 BLOCK = 16  # decoded tokens before the next context takes its turn
+WARM_UP = 2  # tokens that build the graph of decoding
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """What to measure. Lengths in tokens; `n_threads` None: one a core; `n_gpu_layers` as llama.cpp's, -1: all.
 
     against: types of K and V ("q8_0") that llama.cpp's own cache holds the whole prompt in as well, for comparison.
@@ -105,10 +106,10 @@ class Peaks:
 
 
 @dataclass(frozen=True)
-class Result:
+class BenchResult:
     """All that a run measured, and on what. `against`: by type of K and V."""
 
-    plan: Plan
+    plan: BenchPlan
     model: dict[str, Any]
     profile: str
     machine: dict[str, Any]
@@ -146,7 +147,7 @@ def paired_ratio(above: Sequence[float], below: Sequence[float]) -> float:
     return median(a / b for a, b in zip(above, below))
 
 
-def summary(result: Result) -> dict[str, float]:
+def summary(result: BenchResult) -> dict[str, float]:
     """The figures of the table. Milliseconds and ratios."""
     stock, compressed, limit = result.stock, result.compressed, result.limit
     prefill = prefill_ms(compressed)
@@ -185,7 +186,7 @@ class Check:
         return {**dataclasses.asdict(self), "met": self.met}
 
 
-def checks(result: Result) -> tuple[Check, ...]:
+def checks(result: BenchResult) -> tuple[Check, ...]:
     """What compression must not cost, in the order of the table's rows: prefill, eviction, decode, KV bytes."""
     figures = summary(result)
     return (
@@ -209,7 +210,7 @@ def _ceil_div(a: int, b: int) -> int:
 #
 
 
-def table(result: Result) -> Table:
+def table(result: BenchResult) -> Table:
     """The result for people."""
     from rich.table import Table
 
@@ -224,7 +225,7 @@ def table(result: Result) -> Table:
     return out
 
 
-def rows(result: Result) -> list[tuple[str, ...]]:
+def rows(result: BenchResult) -> list[tuple[str, ...]]:
     """Cells of the table: what, stock, compressed, limit, ratio, target, met."""
     figures, kv, peaks, last = summary(result), result.kv, result.peaks, result.evictions[-1]
     prefill, eviction, decode, deviation = checks(result)
@@ -272,7 +273,7 @@ def mib(n_bytes: int | None) -> str:
     return "?" if n_bytes is None else f"{n_bytes / 2**20:.1f}"
 
 
-def _title(result: Result) -> str:
+def _title(result: BenchResult) -> str:
     plan = result.plan
     return (
         f"{result.model['name']}, {plan.prompt_tokens} prompt tokens, {plan.budget_tokens} kept a layer, "
@@ -280,7 +281,7 @@ def _title(result: Result) -> str:
     )
 
 
-def _caption(result: Result) -> str:
+def _caption(result: BenchResult) -> str:
     return (
         f"Decode: median (min..max) of blocks of {BLOCK} tokens; ratios are medians over neighbouring blocks. "
         f"Process: resident memory of all three contexts around the eviction.\n"

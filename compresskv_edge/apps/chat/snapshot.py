@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from platformdirs import user_cache_path
+import platformdirs
 
 from ...errors import EngineError
 from ...runtime.llama import Llama, llama_cpp
@@ -81,7 +81,7 @@ def n_shared(one: Sequence[int], other: Sequence[int]) -> int:
 
 def _new_file() -> Path:
     """In the user's cache folder: /tmp may lie in memory. Files of processes that were killed are removed."""
-    folder = user_cache_path("compresskv", appauthor=False) / "documents"
+    folder = platformdirs.user_cache_path("compresskv", appauthor=False) / "documents"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("*.state"):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Optional
 
+import platformdirs
 from rich.console import Console
 from rich.text import Text
 
@@ -109,10 +110,9 @@ def _session(terminal: Terminal) -> Any:
 
 
 def _history() -> Any:
-    from platformdirs import user_state_path
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-    folder = user_state_path("compresskv", appauthor=False)
+    folder = platformdirs.user_state_path("compresskv", appauthor=False)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "chat_history").touch(mode=0o600)

@@ -13,10 +13,10 @@ import typer
 
 from ...engine import logs
 from ...model import random_gguf
+from ...model.kv_types import KV_TYPES
 from ...model.profile import Profile
 from ..bench import grid as bench_grid
-from ..bench import run as bench
-from ..bench.result import Plan, checks, table
+from ..bench.result import BenchPlan, checks, table
 from .options import MODEL, counts, kinds, model_file, names, numbers, one_of, progress, show, writable
 
 QUANTS = get_args(random_gguf.Quant)
@@ -43,21 +43,21 @@ def bench_command(
     quant: Annotated[str, typer.Option(help="Type of the random model's matrices.", **one_of(QUANTS))] = "Q4_0",
     prompt_tokens: Annotated[
         str, typer.Option(help="Length of the prompt; several: one run for each.", **counts(16))
-    ] = str(Plan.prompt_tokens),
+    ] = str(BenchPlan.prompt_tokens),
     budget: Annotated[
         str, typer.Option(help="Tokens a layer keeps, on average; several: one run for each.", **counts(1))
-    ] = str(Plan.budget_tokens),
-    decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded a repeat.")] = Plan.decode_tokens,
-    repeats: Annotated[int, typer.Option(min=1, help="Repeats of the decoding.")] = Plan.repeats,
+    ] = str(BenchPlan.budget_tokens),
+    decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded a repeat.")] = BenchPlan.decode_tokens,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of the decoding.")] = BenchPlan.repeats,
     prefill_repeats: Annotated[
         int, typer.Option(min=1, help="Repeats of the prefill and the eviction.")
-    ] = Plan.prefill_repeats,
+    ] = BenchPlan.prefill_repeats,
     threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads.", show_default="one a core")] = None,
-    type_k: Annotated[str, typer.Option(help="Type of the cached keys.", **one_of(bench.KV_TYPES))] = "f16",
-    type_v: Annotated[str, typer.Option(help="Type of the cached values.", **one_of(bench.KV_TYPES))] = "f16",
-    tail: Annotated[int, typer.Option(min=16, help="Rows beside the budget, for new tokens.")] = Plan.tail_tokens,
+    type_k: Annotated[str, typer.Option(help="Type of the cached keys.", **one_of(KV_TYPES))] = "f16",
+    type_v: Annotated[str, typer.Option(help="Type of the cached values.", **one_of(KV_TYPES))] = "f16",
+    tail: Annotated[int, typer.Option(min=16, help="Rows beside the budget, for new tokens.")] = BenchPlan.tail_tokens,
     against: Annotated[
-        str, typer.Option(help="Measure llama.cpp's cache in these types as well.", **kinds(bench.KV_TYPES))
+        str, typer.Option(help="Measure llama.cpp's cache in these types as well.", **kinds(KV_TYPES))
     ] = "",
     gpu_layers: Annotated[int, typer.Option(help="Layers on the GPU, as in llama.cpp; -1: all.")] = 0,
     rpc_servers: Annotated[
@@ -79,13 +79,16 @@ def bench_command(
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a target is missed.")] = False,
 ) -> None:
     """Measure stock and compressed side by side: prefill, eviction, decoding and memory."""
-    common = Plan(
+    common = BenchPlan(
         decode_tokens=decode_tokens, repeats=repeats, prefill_repeats=prefill_repeats, n_threads=threads,
         type_k=type_k, type_v=type_v, tail_tokens=tail, n_gpu_layers=gpu_layers, against=tuple(names(against)),
         rpc_servers=rpc_servers,
     )  # fmt: skip
     plans = bench_grid.plans(common, numbers(prompt_tokens), numbers(budget))
     loaded = None if profile is None else Profile.load(profile)
+
+    from ..bench import run as bench
+
     logs.route_llama_cpp()
     with _model(model, shape, quant, cache_dir) as path, progress(sum(plan.n_steps for plan in plans)) as step:
         results = bench.run_all(path, plans, loaded, step)
@@ -105,6 +108,9 @@ def _model(path: Optional[Path], shape: str, quant: str, cache_dir: Optional[Pat
     if path is not None:
         yield path
         return
+
+    from ..bench.contexts import write_model
+
     with contextlib.ExitStack() as stack:
         folder = cache_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compresskv-")))
-        yield bench.write_model(shape, cast(random_gguf.Quant, quant), folder)
+        yield write_model(shape, cast(random_gguf.Quant, quant), folder)

@@ -11,7 +11,7 @@ import typer
 
 from ...engine import logs
 from ...engine.machine import physical_cores
-from ..bench import run as bench
+from ...model.kv_types import KV_TYPES, ggml_type
 from .options import budget as parse_budget
 from .options import one_of
 from .pull import offer
@@ -66,7 +66,7 @@ def chat_command(
         Optional[int], typer.Option(min=1, help="CPU threads.", show_default="one a physical core")
     ] = None,
     gpu_layers: Annotated[int, typer.Option(help="Layers on the GPU, as in llama.cpp; -1: all.")] = 0,
-    kv: Annotated[str, typer.Option(help="Type of cached keys and values.", **one_of(bench.KV_TYPES))] = "f16",
+    kv: Annotated[str, typer.Option(help="Type of cached keys and values.", **one_of(KV_TYPES))] = "f16",
     prefill: Annotated[
         Optional[str], typer.Option(help="How prompts are read.", **one_of(("full", "chunked", "guided")))
     ] = None,
@@ -122,7 +122,5 @@ def _kv_type(name: str) -> dict[str, int]:
     """As llama_cpp.Llama takes it; nothing for its default."""
     if name == "f16":
         return {}
-    from gguf import GGMLQuantizationType
-
-    kind = int(GGMLQuantizationType[name.upper()])
+    kind = int(ggml_type(name))
     return {"type_k": kind, "type_v": kind}

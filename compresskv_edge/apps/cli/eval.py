@@ -11,7 +11,7 @@ import typer
 
 from ...engine import logs
 from ...evaluate.grid import BASE
-from ...evaluate.sample import Plan
+from ...evaluate.sample import SuitePlan
 from .options import MODEL, model_file, one_of, show
 from .options import budget as parse_budget
 
@@ -41,11 +41,11 @@ def eval_command(
     ] = _BUDGETS,
     contexts: Annotated[
         str, typer.Option(metavar="TOKENS,...", help="Lengths of the prompts, chat template included.")
-    ] = ",".join(map(str, Plan.contexts)),
+    ] = ",".join(map(str, SuitePlan.contexts)),
     depths: Annotated[
         int, typer.Option(min=1, help="Depths from 0 to 100 %; prompts a context where none apply.")
-    ] = Plan.depths,
-    repeats: Annotated[int, typer.Option(min=1, help="Prompts for each context and depth.")] = Plan.repeats,
+    ] = SuitePlan.depths,
+    repeats: Annotated[int, typer.Option(min=1, help="Prompts for each context and depth.")] = SuitePlan.repeats,
     tasks: Annotated[
         Optional[str], typer.Option(metavar="NAME,...", help="Parts of the suite.", show_default="all the model can do")
     ] = None,
@@ -60,7 +60,7 @@ def eval_command(
     ] = None,
     decode_tokens: Annotated[
         int, typer.Option(min=2, help="fidelity: tokens fed after each prompt.")
-    ] = Plan.decode_tokens,
+    ] = SuitePlan.decode_tokens,
     profile: Annotated[
         str, typer.Option(help="Profile of compresskv: a file, a shipped name, `auto` (calibrates once) or `none`.")
     ] = "auto",
@@ -71,7 +71,7 @@ def eval_command(
     protect_system: Annotated[
         bool, typer.Option("--protect-system", help="Never evict what comes before the document, as `chat` does.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same prompts.")] = Plan.seed,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same prompts.")] = SuitePlan.seed,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; with one a run can be repeated to the bit.")] = 1,
     gpu_layers: Annotated[int, typer.Option(help="Layers on the GPU, as in llama.cpp; -1: all.")] = 0,
     out: Annotated[
@@ -92,7 +92,7 @@ def eval_command(
         raise typer.BadParameter(f"{base!r} is not measured: add it to --policies", param_hint="--base")
     amounts = [parse_budget(text) for text in _items(budgets)]
     suite_run.check(names, amounts)
-    plan = Plan(
+    plan = SuitePlan(
         contexts=tuple(_count(text) for text in _items(contexts)),
         depths=depths, repeats=repeats, seed=seed, tasks=tuple(_items(tasks or "")),
         haystack=haystack, data=data, decode_tokens=decode_tokens,

@@ -79,7 +79,7 @@ def _known_type(kind: str) -> str:
     return kind.lower()
 
 
-def table(plan: planning.Plan) -> Any:
+def table(plan: planning.MemoryPlan) -> Any:
     """Memory in all for each context, in MB or GB (powers of 1024); in parentheses what does not fit."""
     from rich import box
     from rich.table import Table
@@ -135,7 +135,7 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.2f} GB" if n_bytes < 1024 else f"{n_bytes / 1024:.2f} TB"
 
 
-def _notes(plan: planning.Plan, estimated: bool) -> str:
+def _notes(plan: planning.MemoryPlan, estimated: bool) -> str:
     budget = next(row.cache.budget for row in plan.rows if row.cache.budget is not None)
     lines = [
         f"(1.23): does not fit. stock: the full cache, with flash attention. {budget}: so many",

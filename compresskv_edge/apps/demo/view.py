@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .run import N_CELLS, Answer, Measurement, Result
+from .measure import N_CELLS, Answer, DemoResult, Measurement
 
 _NARROW = 64  # columns: below, answers stand under the questions
 _FULL, _OURS = "full cache", "compressed"
@@ -35,7 +35,7 @@ _BLOCKS = _Signs(" ░▒▓█", "█", "◆", "◇", "✓", "✗")
 _ASCII = _Signs(" .:+#", "#", "O", "x", "ok", "WRONG")
 
 
-def show(result: Result, console: Console) -> None:
+def show(result: DemoResult, console: Console) -> None:
     """Print all of it."""
     signs = _BLOCKS if console.encoding.startswith("utf") else _ASCII
     console.print("\nTokens kept per layer")
@@ -48,7 +48,7 @@ def show(result: Result, console: Console) -> None:
     console.print(f"\n{_point(result)}\n", highlight=False)
 
 
-def _show_picture(result: Result, console: Console, signs: _Signs) -> None:
+def _show_picture(result: DemoResult, console: Console, signs: _Signs) -> None:
     n = len(result.answers)
     console.print(
         f"\n{n} question{'s' * (n > 1)} about one document of {result.n_prompt_tokens} tokens\n", style="bold"
@@ -133,7 +133,7 @@ def _bars(
     name: str,
     value: Callable[[Measurement], float],
     text: Callable[[Measurement], str],
-    result: Result,
+    result: DemoResult,
     console: Console,
     signs: _Signs,
 ) -> Iterator[Text]:
@@ -154,7 +154,7 @@ def _layer_bar(layer: int, n_kept: int, n_tokens: int, console: Console, signs: 
     return f"  {layer:2d} {signs.full * n}{rest * (width - n)} {n_kept:4d} ({n_kept / n_tokens:.0%})"
 
 
-def _numbers_table(result: Result) -> Table:
+def _numbers_table(result: DemoResult) -> Table:
     table = Table(box=box.SIMPLE)
     for name in ("", _FULL, _OURS):
         table.add_column(name, overflow="fold")
@@ -169,7 +169,7 @@ def _numbers_table(result: Result) -> Table:
     return table
 
 
-def _point(result: Result) -> str:
+def _point(result: DemoResult) -> str:
     n_full = sum(answer.full_is_right for answer in result.answers)
     n_ours = sum(answer.compressed_is_right for answer in result.answers)
     kept = result.compressed.kv.n_tokens_kept

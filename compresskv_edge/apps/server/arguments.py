@@ -15,7 +15,7 @@ from llama_cpp.server.cli import add_args_from_model
 from pydantic import ValidationError
 
 from ..chat import demo
-from .settings import ConfigFileSettings, ModelSettings, ServerSettings, Settings
+from .settings import ConfigFileSettings, ModelSettings, ServerAndModelSettings, ServerSettings
 
 _ALIASES = {"--profile": "--kv_profile", "--budget": "--kv_budget"}  # as in the other commands
 _HELP = """\
@@ -86,10 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     served = {*ServerSettings.model_fields}
     groups: Dict[str, List[str]] = {"compressed cache and slots": [], "server": [], "model (llama-cpp-python)": []}
     compressed, server, model = groups.values()
-    for name in Settings.model_fields:
+    for name in ServerAndModelSettings.model_fields:
         (server if name in served else model if name in theirs else compressed).append(name)
     for title, names in groups.items():
-        fields = {name: Settings.model_fields[name] for name in names}
+        fields = {name: ServerAndModelSettings.model_fields[name] for name in names}
         add_args_from_model(parser.add_argument_group(title), SimpleNamespace(model_fields=fields))
     return parser
 

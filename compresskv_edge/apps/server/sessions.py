@@ -41,13 +41,13 @@ class SavedChat(BaseModel):
 
 
 @dataclass(frozen=True)
-class Store:
+class ChatFolder:
     """The folder."""
 
     folder: Path
 
     @classmethod
-    def of(cls, configured: Optional[str]) -> "Store":
+    def of(cls, configured: Optional[str]) -> "ChatFolder":
         """That of the settings, or the user's own."""
         return cls(Path(configured or platformdirs.user_data_path("compresskv-edge", appauthor=False) / "sessions"))
 
@@ -129,8 +129,8 @@ async def delete_session(request: Request, name: str) -> Dict[str, Any]:
     return {"deleted": name}
 
 
-def _store(request: Request) -> Store:
-    return Store.of(request.app.state.settings.sessions_dir)
+def _store(request: Request) -> ChatFolder:
+    return ChatFolder.of(request.app.state.settings.sessions_dir)
 
 
 async def _in_slot(request: Request, pool: Pool, tokens: Any, work: Any) -> Dict[str, Any]:

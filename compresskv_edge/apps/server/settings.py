@@ -124,7 +124,7 @@ class ServerSettings(upstream.ServerSettings):
     page: bool = Field(default=True, description="Whether / is the chat page.")
 
 
-class Settings(ServerSettings, ModelSettings):
+class ServerAndModelSettings(ServerSettings, ModelSettings):
     """All of them, for one model."""
 
 

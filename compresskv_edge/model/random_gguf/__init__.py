@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as GGMLType
 
-from .architectures import ARCHITECTURES, Tensor, tensors
+from .architectures import ARCHITECTURES, TensorSpec, tensors
 from .shape import SHAPES, TINY_SHAPES, Shape
 
 __all__ = ["BOS", "EOS", "SHAPES", "TINY_SHAPES", "Quant", "Shape", "n_parameters", "write_random_gguf"]
@@ -93,7 +93,7 @@ def _write_weights(writer: gguf.GGUFWriter, shape: Shape, quant: Quant, seed: in
         writer.write_tensor_data(_weights(rng, tensor, dims, kind, shape))
 
 
-def _tensor_type(tensor: Tensor, dims: tuple[int, ...], quant: Quant) -> GGMLType:
+def _tensor_type(tensor: TensorSpec, dims: tuple[int, ...], quant: Quant) -> GGMLType:
     if tensor.kind not in _MATRICES:
         return GGMLType.F32
     if quant == "Q4_0" and tensor.kind == "vocab":
@@ -103,7 +103,7 @@ def _tensor_type(tensor: Tensor, dims: tuple[int, ...], quant: Quant) -> GGMLTyp
 
 
 def _weights(
-    rng: np.random.Generator, tensor: Tensor, dims: tuple[int, ...], kind: GGMLType, shape: Shape
+    rng: np.random.Generator, tensor: TensorSpec, dims: tuple[int, ...], kind: GGMLType, shape: Shape
 ) -> npt.NDArray[Any]:
     if tensor.kind not in _MATRICES:
         return _TABLES[tensor.kind](rng, dims).astype(np.float32)

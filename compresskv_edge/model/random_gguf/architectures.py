@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from .shape import Shape
 
 
-class Tensor(NamedTuple):
+class TensorSpec(NamedTuple):
     name: str  # "{i}" stands for the layer
     dims: str  # names of sizes in ggml's order, the row length first; see _sizes
     kind: str  # one of _MATRICES or _TABLES below
@@ -18,8 +18,8 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True)
 class Architecture:
-    model: tuple[Tensor, ...]
-    layers: tuple[tuple[Tensor, ...], ...]  # layer i has the tensors of layers[i % len(layers)]
+    model: tuple[TensorSpec, ...]
+    layers: tuple[tuple[TensorSpec, ...], ...]  # layer i has the tensors of layers[i % len(layers)]
     metadata: Mapping[str, Any]  # beyond _common_metadata; a callable gets the shape
 
 
@@ -42,48 +42,48 @@ def _sizes(s: Shape) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _under(prefix: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+def _under(prefix: str, *tensors: TensorSpec) -> tuple[TensorSpec, ...]:
     return tuple(t._replace(name=prefix + t.name) for t in tensors)
 
 
-def _norms(*names: str, dim: str = "embd", kind: str = "norm", bias: bool = False) -> tuple[Tensor, ...]:
-    weights = tuple(Tensor(f"{name}.weight", dim, kind) for name in names)
-    return weights + tuple(Tensor(f"{name}.bias", dim, "bias") for name in names if bias)
+def _norms(*names: str, dim: str = "embd", kind: str = "norm", bias: bool = False) -> tuple[TensorSpec, ...]:
+    weights = tuple(TensorSpec(f"{name}.weight", dim, kind) for name in names)
+    return weights + tuple(TensorSpec(f"{name}.bias", dim, "bias") for name in names if bias)
 
 
-_EMBD = Tensor("token_embd.weight", "embd vocab", "vocab")
-_HEAD = (_EMBD, *_norms("output_norm"), Tensor("output.weight", "embd vocab", "vocab", when="untied_embeddings"))
+_EMBD = TensorSpec("token_embd.weight", "embd vocab", "vocab")
+_HEAD = (_EMBD, *_norms("output_norm"), TensorSpec("output.weight", "embd vocab", "vocab", when="untied_embeddings"))
 _ATTN_QKV = (
-    Tensor("attn_q.weight", "embd q", "query"),
-    Tensor("attn_k.weight", "embd kv", "query"),
-    Tensor("attn_v.weight", "embd kv", "matrix"),
+    TensorSpec("attn_q.weight", "embd q", "query"),
+    TensorSpec("attn_k.weight", "embd kv", "query"),
+    TensorSpec("attn_v.weight", "embd kv", "matrix"),
 )
-_ATTN = (*_ATTN_QKV, Tensor("attn_output.weight", "q embd", "matrix"))
-_ATTN_BIAS = tuple(Tensor(f"attn_{x}.bias", "q" if x == "q" else "kv", "bias") for x in "qkv")
-_ATTN_FUSED = (Tensor("attn_qkv.weight", "embd qkv", "qkv"), Tensor("attn_output.weight", "q embd", "matrix"))
+_ATTN = (*_ATTN_QKV, TensorSpec("attn_output.weight", "q embd", "matrix"))
+_ATTN_BIAS = tuple(TensorSpec(f"attn_{x}.bias", "q" if x == "q" else "kv", "bias") for x in "qkv")
+_ATTN_FUSED = (TensorSpec("attn_qkv.weight", "embd qkv", "qkv"), TensorSpec("attn_output.weight", "q embd", "matrix"))
 _QK_NORM = _norms("attn_q_norm", "attn_k_norm", dim="head", kind="qk_norm")
-_FFN_PLAIN = (Tensor("ffn_up.weight", "embd ff", "matrix"), Tensor("ffn_down.weight", "ff embd", "matrix"))
-_FFN = (*_FFN_PLAIN, Tensor("ffn_gate.weight", "embd ff", "matrix"))
-_FFN_FUSED = (Tensor("ffn_up.weight", "embd ff2", "matrix"), Tensor("ffn_down.weight", "ff embd", "matrix"))
+_FFN_PLAIN = (TensorSpec("ffn_up.weight", "embd ff", "matrix"), TensorSpec("ffn_down.weight", "ff embd", "matrix"))
+_FFN = (*_FFN_PLAIN, TensorSpec("ffn_gate.weight", "embd ff", "matrix"))
+_FFN_FUSED = (TensorSpec("ffn_up.weight", "embd ff2", "matrix"), TensorSpec("ffn_down.weight", "ff embd", "matrix"))
 _MAMBA = (
-    Tensor("ssm_in.weight", "embd inner2", "matrix"),
-    Tensor("ssm_conv1d.weight", "conv inner", "table"),
-    Tensor("ssm_conv1d.bias", "inner", "bias"),
-    Tensor("ssm_x.weight", "inner ssm_x", "matrix"),
-    Tensor("ssm_dt.weight", "rank inner", "matrix"),
-    Tensor("ssm_dt.bias", "inner", "bias"),
-    Tensor("ssm_a", "state inner", "decay"),
-    Tensor("ssm_d", "inner", "norm"),
-    Tensor("ssm_out.weight", "inner embd", "matrix"),
+    TensorSpec("ssm_in.weight", "embd inner2", "matrix"),
+    TensorSpec("ssm_conv1d.weight", "conv inner", "table"),
+    TensorSpec("ssm_conv1d.bias", "inner", "bias"),
+    TensorSpec("ssm_x.weight", "inner ssm_x", "matrix"),
+    TensorSpec("ssm_dt.weight", "rank inner", "matrix"),
+    TensorSpec("ssm_dt.bias", "inner", "bias"),
+    TensorSpec("ssm_a", "state inner", "decay"),
+    TensorSpec("ssm_d", "inner", "norm"),
+    TensorSpec("ssm_out.weight", "inner embd", "matrix"),
 )
 _MAMBA_NORMS = (*_norms("ssm_dt_norm", dim="rank"), *_norms("ssm_b_norm", "ssm_c_norm", dim="state"))
 _MLA = (
-    Tensor("attn_q.weight", "embd mla_q", "query"),
-    Tensor("attn_kv_a_mqa.weight", "embd mla_kv", "query"),
+    TensorSpec("attn_q.weight", "embd mla_q", "query"),
+    TensorSpec("attn_kv_a_mqa.weight", "embd mla_kv", "query"),
     *_norms("attn_kv_a_norm", dim="mla_rank"),
-    Tensor("attn_k_b.weight", "mla_nope mla_rank n_head", "matrix"),
-    Tensor("attn_v_b.weight", "mla_rank mla_value n_head", "matrix"),
-    Tensor("attn_output.weight", "mla_out embd", "matrix"),
+    TensorSpec("attn_k_b.weight", "mla_nope mla_rank n_head", "matrix"),
+    TensorSpec("attn_v_b.weight", "mla_rank mla_value n_head", "matrix"),
+    TensorSpec("attn_output.weight", "mla_out embd", "matrix"),
 )
 _LLAMA_LAYER = _under("blk.{i}.", *_norms("attn_norm", "ffn_norm"), *_ATTN, *_FFN)
 _GEMMA_NORMS = (
@@ -95,16 +95,16 @@ _GPT2_LAYER = _under(
     *_norms("attn_norm", "ffn_norm", bias=True),
     *_ATTN_FUSED,
     *_FFN_PLAIN,
-    Tensor("attn_qkv.bias", "qkv", "bias"),
-    Tensor("attn_output.bias", "embd", "bias"),
-    Tensor("ffn_up.bias", "ff", "bias"),
-    Tensor("ffn_down.bias", "embd", "bias"),
+    TensorSpec("attn_qkv.bias", "qkv", "bias"),
+    TensorSpec("attn_output.bias", "embd", "bias"),
+    TensorSpec("ffn_up.bias", "ff", "bias"),
+    TensorSpec("ffn_down.bias", "embd", "bias"),
 )
-_POSITIONS = Tensor("position_embd.weight", "embd ctx", "table")
-_T5_ATTN = (*_ATTN_QKV, Tensor("attn_o.weight", "q embd", "matrix"))
+_POSITIONS = TensorSpec("position_embd.weight", "embd ctx", "table")
+_T5_ATTN = (*_ATTN_QKV, TensorSpec("attn_o.weight", "q embd", "matrix"))
 _T5_BLOCK = (
     *_norms("attn_norm", "ffn_norm"),
-    Tensor("attn_rel_b.weight", "n_head buckets", "table"),
+    TensorSpec("attn_rel_b.weight", "n_head buckets", "table"),
     *_T5_ATTN,
     *_FFN,
 )
@@ -125,7 +125,7 @@ _SSM = {
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture(
-        (*_HEAD, Tensor("rope_freqs.weight", "half_head", "rope", when="rope_factors")),
+        (*_HEAD, TensorSpec("rope_freqs.weight", "half_head", "rope", when="rope_factors")),
         (_LLAMA_LAYER,),
         _RMS,
     ),
@@ -134,8 +134,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "phi3": Architecture(
         (
             *_HEAD,
-            Tensor("rope_factors_long.weight", "half_head", "rope", when="rope_factors"),
-            Tensor("rope_factors_short.weight", "half_head", "rope", when="rope_factors"),
+            TensorSpec("rope_factors_long.weight", "half_head", "rope", when="rope_factors"),
+            TensorSpec("rope_factors_short.weight", "half_head", "rope", when="rope_factors"),
         ),
         (_under("blk.{i}.", *_norms("attn_norm", "ffn_norm"), *_ATTN_FUSED, *_FFN_FUSED),),
         # a context longer than the original one takes the long factors
@@ -182,7 +182,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         (
             _EMBD,
             _POSITIONS,
-            Tensor("token_types.weight", "embd types", "table"),
+            TensorSpec("token_types.weight", "embd types", "table"),
             *_norms("token_embd_norm", bias=True),
         ),
         (_under("blk.{i}.", *_ATTN, *_FFN_PLAIN, *_norms("attn_output_norm", "layer_output_norm", bias=True)),),
@@ -200,7 +200,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 
 
-def tensors(shape: Shape) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+def tensors(shape: Shape) -> Iterator[tuple[TensorSpec, tuple[int, ...]]]:
     """The model's tensors with their shapes in NumPy's order, the row length last."""
     arch, sizes = ARCHITECTURES[shape.arch], _sizes(shape)
     layers = (
