@@ -11,7 +11,7 @@ from logits import Case, prompt
 
 from compresskv_edge import Llama
 from compresskv_edge.errors import BudgetError, ContextError
-from compresskv_edge.runtime.protection import N_SINKS, Protection, common_prefix, named_positions, with_floor
+from compresskv_edge.runtime.protection import N_SINKS, Protection, named_positions, with_floor
 
 
 def test_positions() -> None:
@@ -54,11 +54,6 @@ def test_a_floor_keeps_the_sum_if_it_can(budgets: List[int], floor: int) -> None
     assert sum(raised) == max(sum(used), floor * len(used))
     if used and min(used) >= floor:
         assert raised == budgets
-
-
-def test_common_prefix() -> None:
-    assert common_prefix([1, 2, 3], [1, 2, 4, 5]) == 2
-    assert common_prefix([], [1]) == 0
 
 
 def test_sinks_take_no_more_than_a_sixteenth() -> None:

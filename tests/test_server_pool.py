@@ -10,7 +10,7 @@ import pytest
 
 from compresskv_edge.apps.server.errors import ApiError
 from compresskv_edge.apps.server.pool import Pool
-from compresskv_edge.apps.server.slot import Memory, Run, shared_prefix
+from compresskv_edge.apps.server.slot import Memory, Run
 
 
 class FakeLlama:
@@ -47,13 +47,6 @@ def pool(*llamas, **more):
 
 def run(coroutine):
     return asyncio.run(coroutine)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "n"), [((), (1,), 0), ((1, 2), (1, 2, 3), 2), ((1, 2, 3), (1, 9, 3), 1), ((5,), (5,), 1)]
-)
-def test_shared_prefix(a, b, n):
-    assert shared_prefix(tokens(*a), tokens(*b)) == shared_prefix(tokens(*b), tokens(*a)) == n
 
 
 def test_what_reaches_into_evicted_tokens_is_not_reusable():

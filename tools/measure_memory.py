@@ -171,12 +171,15 @@ def decode(options):
 
 def steady(options):
     """Whole rounds of the tail, evictions included, in turn with stock contexts that hold the budget (and the tail)."""
+    from compresskv_edge.runtime.prompt import Prompt
+
     cycle = options.tail - 8
+
     n_ctx = options.budget + options.tail
     endless = load(options, "chunked", 4 * options.budget + (options.rounds + 3) * cycle)
     stock = load(options, "stock", n_ctx)
     tokens = prompt(2 * options.budget, stock.n_vocab())
-    endless._compression.begin(tokens)
+    endless._compression.begin(Prompt(tuple(tokens)))
     endless.eval(tokens)
     stock.eval(tokens[: options.budget])
     block = min(64, cycle)

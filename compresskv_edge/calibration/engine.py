@@ -17,6 +17,7 @@ from ..model.facts import ModelFacts
 from ..model.gguf_file import GGUF
 from ..model.profile import Profile, Settings
 from ..runtime.llama import Llama
+from ..runtime.prompt import common_prefix
 from .prompts import Render, chat, find_span, plain
 
 Float32 = npt.NDArray[np.float32]
@@ -140,7 +141,8 @@ class Engine:
     def read(self, tokens: Sequence[int]) -> None:
         """Evaluate a prompt; what it has in common with the last one is kept."""
         window = self.settings.window
-        same = min(self._n_common(tokens), len(tokens) - window)  # the window's queries must all be new
+        known = self.llm.input_ids[: self.llm.n_tokens]
+        same = min(common_prefix(known, tokens), len(tokens) - window)  # the window's queries must all be new
         self.llm.n_tokens = max(same, 0)
         for at in range(self.llm.n_tokens, len(tokens), CHUNK):
             chunk = tokens[at : at + CHUNK]
@@ -175,12 +177,6 @@ class Engine:
                 f"{str(self.path)!r} has no tensor blk.{layer}.attn_output.weight: cannot measure errors"
             )
         return weight, self.file.find(f"blk.{layer}.attn_output.bias")
-
-    def _n_common(self, tokens: Sequence[int]) -> int:
-        known = self.llm._input_ids
-        n = min(len(known), len(tokens))
-        differ = np.nonzero(known[:n] != np.asarray(tokens[:n]))[0]
-        return int(differ[0]) if len(differ) else n
 
     def window(self, layer: int) -> Float32:
         """Queries of the last tokens, oldest first: (n_head, window, head_dim)."""

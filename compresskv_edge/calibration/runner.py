@@ -21,7 +21,7 @@ from ..method.attention import look_at
 from ..method.scoring import select_tokens
 from ..model.gguf_file import GGUF
 from ..model.profile import Profile
-from ..runtime.protection import common_prefix
+from ..runtime.prompt import common_prefix
 from ..version import __version__
 from . import curves
 from .answer import MIN_RECALL, recall

@@ -12,7 +12,7 @@ from typing import Any, Callable, Protocol
 
 from ..errors import EvaluationError
 from ..runtime.llama import Llama
-from ..runtime.protection import common_prefix
+from ..runtime.prompt import common_prefix
 from .haystack import question_prompt
 from .sample import Sample, Turn
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple, Union
 
 from ..errors import ContextError
-from .sequences import _ALL_IN_USE, Prompt, Sequences
+from .sequences import _ALL_IN_USE, Sequences, Text
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Batch(Sequences):
 
     def complete(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Text],
         *,
         max_tokens: int = 16,
         temperature: float = 0.0,
@@ -61,7 +61,7 @@ class Batch(Sequences):
     def ask(
         self,
         seq_id: int,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Text],
         *,
         max_tokens: int = 16,
         temperature: float = 0.0,
@@ -78,7 +78,7 @@ class Batch(Sequences):
     def _jobs(
         self,
         fork_of: Optional[int],
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Text],
         max_tokens: int,
         temperature: float,
         stop: Union[str, Sequence[str]],

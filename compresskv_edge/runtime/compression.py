@@ -12,9 +12,9 @@ from ..errors import BudgetError, PolicyError, UnsupportedModelError
 from ..method.budget import resolve_mean_budget
 from ..model.facts import ModelFacts
 from ..model.profile import Profile
-from .messages import Turn
 from .policy_run import DEFAULT, Run, attached_profile
-from .protection import Protection, common_prefix
+from .prompt import Prompt
+from .protection import Protection
 
 PREFILL_MODES = ("full", "chunked", "guided")
 
@@ -56,7 +56,6 @@ class Compression:
         self.protection = Protection(kv_protect)
         self.guide_tokens = kv_guide
         self.n_question = 0  # tokens from the last question on, 0: not known
-        self.turn = Turn()
         self._check()
 
     def _check(self) -> None:
@@ -83,7 +82,6 @@ class Compression:
         other = copy.copy(self)
         other.run = Run(self.run.spec, other)
         other.protection = replace(self.protection, system=(), n_system=0)
-        other.turn = Turn()
         return other
 
     @property
@@ -143,13 +141,12 @@ class Compression:
         """Positions that are never evicted, ascending."""
         return tuple(self.protection.positions())
 
-    def begin(self, tokens: Sequence[int]) -> None:
-        """A prompt begins: find the system prompt and the question in it."""
+    def begin(self, prompt: Prompt) -> None:
+        """A prompt begins: protect its system prompt, which is looked for in later texts as well."""
         self.prompt_pending = True
-        self.protection.system = self.turn.system or self.protection.system
-        self.protection.begin(tokens)
-        n_before = common_prefix(self.turn.before_question, tokens)
-        self.n_question = len(tokens) - n_before if n_before else 0
+        self.protection.system = prompt.tokens[: prompt.n_system] or self.protection.system
+        self.protection.begin(prompt.tokens)
+        self.n_question = prompt.n_question
 
     def choose_prefill(self, n_tokens: int, n_ctx: int, stats: native.Stats) -> str:
         """How to run a prompt of n_tokens: "full", "chunked" or "guided"."""

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import native
-from . import digest
-from .messages import turn_of
-from .protection import common_prefix
+from . import binding, chat, digest
+from .prompt import Message, Prompt, common_prefix
 from .session import session
 
 if TYPE_CHECKING:
@@ -30,11 +29,12 @@ class Conversation(_Base):
     """Part of `Llama`, above llama_cpp.Llama."""
 
     _compression: Optional[Compression]
+    _rendered: Optional[Prompt] = None  # the last one that was to run
     _restored_logits: Optional[npt.NDArray[np.float32]] = None  # of the last token, until one is decoded
 
     def _say_if_run_again(self, compression: Compression, tokens: Sequence[int]) -> None:
         """A history edited where tokens are evicted: the base class runs all of it again, maybe for minutes."""
-        n_same = common_prefix(self._input_ids.tolist(), tokens)
+        n_same = common_prefix(binding.text_of(self), tokens)
         n_frozen = native.stats(self._ctx.ctx).n_frozen
         is_there = n_same == len(tokens) == self.n_tokens and not self._requires_eval
         if 0 < min(n_same, len(tokens) - 1) < n_frozen and not is_there:
@@ -45,13 +45,41 @@ class Conversation(_Base):
             )
             _log.log(level, text, n_same, n_frozen, len(tokens))
 
-    def create_chat_completion(self, messages: List[Any], *args: Any, **kwargs: Any) -> Any:
-        """As llama_cpp.Llama.create_chat_completion. With a profile, the system prompt is never evicted."""
-        compression = self._compression
-        if compression is not None:
-            with_question = compression.prefill in (None, "guided")
-            compression.turn = turn_of(self, messages, kwargs, with_question=with_question)
-        return super().create_chat_completion(messages, *args, **kwargs)
+    def chat_prompt(self, messages: Sequence[Message], **template_options: Any) -> Optional[Prompt]:
+        """The prompt that create_chat_completion runs for these messages: rendered and tokenised, not run.
+
+        Give it to create_chat_completion in the messages' place. template_options: tools and what else the chat
+        template knows. None for chat handlers that make the prompt themselves, such as those of images. Raises what
+        the template raises.
+        """
+        return chat.render(self, messages, template_options)
+
+    def create_chat_completion(self, messages: Union[List[Any], Prompt], *args: Any, **kwargs: Any) -> Any:
+        """As llama_cpp.Llama.create_chat_completion. With a profile, the system prompt is never evicted.
+
+        messages: or their prompt, of chat_prompt with the same tools.
+        """
+        if isinstance(messages, Prompt):
+            options = binding.chat_options(*args, **kwargs)
+            return self.run_chat(chat.prepare(messages, options, verbose=self.verbose))
+        call = self.prepare_chat(messages, *args, **kwargs)
+        return super().create_chat_completion(messages, *args, **kwargs) if call is None else self.run_chat(call)
+
+    def prepare_chat(self, messages: Sequence[Message], *args: Any, **kwargs: Any) -> Optional[chat.ChatCall]:
+        """What create_chat_completion would run with these arguments; None as chat_prompt, for `run_chat`."""
+        options = binding.chat_options(*args, **kwargs)
+        prompt = self.chat_prompt(messages, **{name: options[name] for name in chat.TEMPLATE_OPTIONS})
+        return None if prompt is None else chat.prepare(prompt, options, verbose=self.verbose)
+
+    def run_chat(self, call: chat.ChatCall) -> Any:
+        """The answer to a chat that was prepared, or its chunks."""
+        self._rendered = call.prompt
+        return chat.run(self, call)
+
+    def _prompt_of(self, tokens: Sequence[int]) -> Prompt:
+        """The chat's, if these are its tokens."""
+        rendered, plain = self._rendered, Prompt(tuple(tokens))
+        return rendered if rendered is not None and rendered.tokens == plain.tokens else plain
 
     def sample(self, *args: Any, **kwargs: Any) -> int:
         """As llama_cpp.Llama.sample, and right after load_session as if the session had never been saved."""

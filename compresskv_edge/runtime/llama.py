@@ -281,7 +281,7 @@ class Llama(Conversation, llama_cpp.Llama):
             yield from super().generate(tokens, *args, **kwargs)
             return
         tokens = list(tokens)
-        self._compression.begin(tokens)
+        self._compression.begin(self._prompt_of(tokens))
         self._say_if_run_again(self._compression, tokens)
         try:
             yield from super().generate(tokens, *args, **kwargs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, List, Tuple
 
 from ..errors import BudgetError, ContextError
+from .prompt import common_prefix
 
 N_SINKS = 4  # the first tokens, on which attention rests (StreamingLLM, arXiv:2309.17453)
 _SINK_SHARE = 16  # and no more than one of so many tokens of the budget: in 15 tokens they cost answers
@@ -89,13 +90,3 @@ def with_floor(budgets: Sequence[int], floor: int) -> List[int]:
     for layer in sorted(range(len(spare)), key=lambda i: cut[i] - spare[i])[: missing - sum(cut)]:
         cut[layer] += 1
     return [max(budget - less, floor) if budget else 0 for budget, less in zip(budgets, cut)]
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Number of equal tokens at the start of both."""
-    n = 0
-    for x, y in zip(a, b):
-        if x != y:
-            break
-        n += 1
-    return n

@@ -12,11 +12,12 @@ library.offer()
 import llama_cpp  # noqa: E402  (after the environment names our library)
 
 from ..errors import BudgetError, ContextError, EngineError, PolicyError  # noqa: E402
+from .prompt import Prompt  # noqa: E402
 
 if TYPE_CHECKING:
     from .llama import Llama
 
-Prompt = Union[str, Sequence[int]]  # text, or token ids
+Text = Union[str, Sequence[int]]  # or its token ids
 Item = Tuple[int, int, bool]  # token, sequence, wants logits
 
 _ALL_IN_USE = "all sequences are in use: drop() one, or ask for a larger n_seq_max"
@@ -61,7 +62,7 @@ class Sequences:
         self._n_past: Dict[int, int] = {}  # sequence -> tokens decoded
         self._budgets: Dict[int, List[int]] = {}  # sequence -> (n_layer,)
 
-    def read(self, prompt: Prompt) -> int:
+    def read(self, prompt: Text) -> int:
         """Decode a prompt and compress it; the number of its sequence, for fork() and extend().
 
         Raises ContextError if the prompt does not fit n_ctx or no sequence is free, EngineError if a decode fails.
@@ -75,7 +76,7 @@ class Sequences:
             raise
         return seq_id
 
-    def extend(self, seq_id: int, prompt: Prompt) -> None:
+    def extend(self, seq_id: int, prompt: Text) -> None:
         """Decode more tokens, compressing whenever the sequence's tail is full. Raises as read."""
         self._check_used(seq_id)
         self._extend(seq_id, self.tokenize(prompt, first=False))
@@ -102,7 +103,7 @@ class Sequences:
         self._check_used(seq_id)
         return self._n_past[seq_id]
 
-    def tokenize(self, prompt: Prompt, *, first: bool = True) -> List[int]:
+    def tokenize(self, prompt: Text, *, first: bool = True) -> List[int]:
         """Token ids of a prompt; `first`: it starts a sequence. Raises ContextError if it is empty."""
         if isinstance(prompt, str):
             prompt = self._llm.tokenize(prompt.encode(), add_bos=first, special=True)
@@ -137,7 +138,7 @@ class Sequences:
             self._decode_all(seq_id, tokens)
             return
         compression.protection.named = self._llm._require("protect").protection.named
-        compression.begin(tokens)
+        compression.begin(Prompt(tuple(tokens)))
         budgets = self._budgets[seq_id] = compression.budgets(len(tokens))
         native.protect(self.ctx, compression.protected, seq_id)
         mode = compression.choose_prefill(len(tokens), self._n_ctx, native.stats(self.ctx))

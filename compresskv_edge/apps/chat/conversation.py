@@ -13,10 +13,12 @@ from ...engine import native
 from ...errors import ChatError, EngineError
 from ...method.budget import resolve_mean_budget
 from ...runtime.llama import Llama
+from ...runtime.prompt import Prompt, common_prefix
 from .document import Document
 from .interrupt import Stop, aborts_decoding
-from .prompt import Message, prompt_tokens
-from .snapshot import Snapshot, n_shared
+from .snapshot import Snapshot
+
+Message = dict[str, str]
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +117,12 @@ class Conversation:
         """
         if self._to_attach is None or self.stop.requested:
             return 0
-        tokens = self._shared_prefix()
+        return self._read(self._shared_prefix())
+
+    def _read(self, tokens: list[int]) -> int:
+        """Run what comes before the next question, see `read_ahead`."""
+        if not tokens:
+            return 0
         self._check_fits(len(tokens))
         self._is_bounded = not self._may_hold(len(tokens))
         if self._is_bounded:
@@ -130,7 +137,7 @@ class Conversation:
 
     def _go_back_to(self, tokens: list[int]) -> None:
         """What the cache holds of these tokens stays, say after a reading that was stopped."""
-        n = n_shared(self.llm.input_ids[: self.llm.n_tokens].tolist(), tokens[:-1])
+        n = common_prefix(self.llm.input_ids[: self.llm.n_tokens], tokens[:-1])
         frozen = self.llm._compression and native.stats(self.llm.ctx).n_frozen
         self.llm.reset()
         if n and not frozen:
@@ -148,18 +155,18 @@ class Conversation:
         Raises ChatError if the conversation no longer fits the context, EngineError if the engine fails; the
         conversation is then as it was before the question.
         """
-        message = self._message(question)
-        prompt = prompt_tokens(self.llm, [*self.messages, message])
-        self._check_fits(len(prompt))
-        if self.snapshot.fits(prompt):
+        message, prompt = self._message(question), self._prompt(question)
+        tokens = prompt.tokens if prompt else ()  # not known before a handler of its own runs
+        self._check_fits(len(tokens))
+        if self.snapshot.fits(tokens):
             self.snapshot.put_back(self.llm)
-        self.n_expected, self.n_cached = len(prompt), int(self.llm.n_tokens)
-        if self.fresh and not self.snapshot.fits(prompt):
-            self._make_fresh()
+        self.n_expected, self.n_cached = len(tokens), int(self.llm.n_tokens)
+        if self.fresh and not self.snapshot.fits(tokens):
+            self._make_fresh(self._before(prompt, question))
         pieces: list[str] = []
         complete = False
         try:
-            for piece in self._answer([*self.messages, message]):
+            for piece in self._answer(prompt or [*self.messages, message]):
                 pieces.append(piece)
                 yield piece
             complete = not self.timing.stopped
@@ -168,9 +175,10 @@ class Conversation:
                 self.messages += [message, {"role": "assistant", "content": "".join(pieces)}]
                 self._to_attach = None
 
-    def _make_fresh(self) -> None:
+    def _make_fresh(self, tokens: list[int]) -> None:
+        """tokens: before the question."""
         if self._to_attach:
-            self.read_ahead()
+            self._read([] if self.stop.requested else tokens)
         elif self._is_bounded:
             self.llm.reset()
             self.n_cached = 0
@@ -209,9 +217,21 @@ class Conversation:
         return {"role": "user", "content": question if document is None else f"{document.text}\n\n{question}"}
 
     def _shared_prefix(self) -> list[int]:
-        """The tokens before the next question, whatever it is: what two different ones have in common."""
-        one, other = (prompt_tokens(self.llm, [*self.messages, self._message(text)]) for text in ("Why?", "0"))
-        return one[: n_shared(one, other)]
+        """The tokens before the next question, whatever it is; none if the chat handler does not tell."""
+        return self._before(self._prompt("Why?"), "Why?")
+
+    def _before(self, prompt: Optional[Prompt], question: str) -> list[int]:
+        """The tokens of a prompt before its question."""
+        if prompt is None:
+            return []
+        n_shared = prompt.n_before_end(question.strip())
+        if n_shared is None:  # a tokenizer that changes texts: what two different questions have in common
+            other = self._prompt("0" if question.strip() != "0" else "1")
+            n_shared = common_prefix(prompt.tokens, other.tokens if other else ())
+        return list(prompt.tokens[:n_shared])
+
+    def _prompt(self, question: str) -> Optional[Prompt]:
+        return self.llm.chat_prompt([*self.messages, self._message(question)])
 
     def _may_hold(self, n_tokens: int) -> bool:
         compression = self.llm._compression
@@ -240,7 +260,7 @@ class Conversation:
             if not self.stop.requested:
                 raise
 
-    def _answer(self, messages: list[Message]) -> Iterator[str]:
+    def _answer(self, asked: Union[Prompt, list[Message]]) -> Iterator[str]:
         start = first = time.perf_counter()
         begun = said = False
         n_first = 0
@@ -249,11 +269,12 @@ class Conversation:
                 return
             with contextlib.ExitStack() as prefill:
                 prefill.enter_context(aborts_decoding(self.llm, self.stop))
-                stream: Any = self.llm.create_chat_completion(messages, stream=True, **self.sampling)
+                stream: Any = self.llm.create_chat_completion(asked, stream=True, **self.sampling)
                 for chunk in stream:
                     if not begun:
                         prefill.close()  # what follows is one token after the other
                         begun, first, n_first = True, time.perf_counter(), int(self.llm.n_tokens)
+                        self.n_expected = self.n_expected or n_first
                     piece = chunk["choices"][0]["delta"].get("content") or ""
                     piece = piece if said else piece.lstrip()
                     if piece:

@@ -15,6 +15,7 @@ import platformdirs
 
 from ...errors import EngineError
 from ...runtime.llama import Llama, llama_cpp
+from ...runtime.prompt import common_prefix
 
 
 def write(llm: Llama, path: Path) -> None:
@@ -56,7 +57,7 @@ class Snapshot:
 
     def fits(self, prompt: Sequence[int]) -> bool:
         """The prompt begins with what the snapshot holds."""
-        return self._path is not None and len(prompt) > len(self.tokens) == n_shared(self.tokens, prompt)
+        return self._path is not None and len(prompt) > len(self.tokens) == common_prefix(self.tokens, prompt)
 
     def put_back(self, llm: Llama) -> None:
         """The cache as it was. Raises EngineError."""
@@ -72,11 +73,6 @@ class Snapshot:
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # the interpreter may be half gone
             self.drop()
-
-
-def n_shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the beginning that two sequences have in common."""
-    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
 def _new_file() -> Path:

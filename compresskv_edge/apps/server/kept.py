@@ -7,10 +7,10 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 import numpy.typing as npt
 
+from ...runtime.prompt import common_prefix
 from .errors import ApiError
 from .load import SlotLlama
 from .pool import Pool
-from .slot import shared_prefix
 
 
 def report(pool: Pool, tokens: npt.NDArray[np.int32]) -> Dict[str, Any]:
@@ -23,7 +23,7 @@ def report(pool: Pool, tokens: npt.NDArray[np.int32]) -> Dict[str, Any]:
     if slot is None:
         raise ApiError(404, "no slot remembers this conversation: it is run again with the next question")
     memory = slot.memory
-    n = shared_prefix(memory.tokens, tokens)
+    n = common_prefix(memory.tokens, tokens)
     return {
         "slot": slot.index,
         "n_tokens": n,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Dict, List, Union
 
@@ -17,6 +18,7 @@ from .generate import Call
 from .load import SlotLlama
 from .requests import NOT_ARGUMENTS, ChatRequest, CompletionRequest
 
+_NO_TOKENS = np.empty(0, dtype=np.int32)
 _BAD_REQUEST = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError, jinja2.TemplateError)
 
 
@@ -31,12 +33,17 @@ class Prepared:
 def chat(llama: SlotLlama, body: ChatRequest, name: str) -> Prepared:
     """Raises ApiError 400 for what cannot be answered."""
     kwargs = _arguments(llama, body, name)
+    messages = kwargs.pop("messages")
     if not llama.chat_handler:  # a handler of its own may see images
-        kwargs["messages"] = [_plain(index, message) for index, message in enumerate(body.messages)]
-    captured = _render(llama, kwargs)
-    tokens = captured.prompt if isinstance(captured.prompt, list) else _tokens(llama, captured.prompt)
-    _check(llama, tokens, captured.kwargs)
-    return Prepared(np.asarray(tokens, dtype=np.int32), lambda slot: slot.create_chat_completion(**kwargs))
+        messages = [_plain(index, message) for index, message in enumerate(messages)]
+    try:
+        ready = llama.prepare_chat(messages, **kwargs)
+    except _BAD_REQUEST as error:
+        raise ApiError(400, f"the chat template cannot render these messages: {error}", param="messages") from error
+    if ready is None:  # such a handler makes the prompt where it runs
+        return Prepared(_NO_TOKENS, lambda slot: slot.create_chat_completion(messages, **kwargs))
+    _check(llama, ready.prompt.tokens, ready.options)
+    return Prepared(np.asarray(ready.prompt.tokens, dtype=np.int32), lambda slot: slot.run_chat(ready))
 
 
 def completion(llama: SlotLlama, body: CompletionRequest, name: str) -> Prepared:
@@ -80,42 +87,12 @@ def _plain(index: int, message: Dict[str, Any]) -> Dict[str, Any]:
     return {**message, "content": "".join(part["text"] for part in parts)}
 
 
-class _Captured(Exception):
-    def __init__(self, prompt: Union[str, List[int]], kwargs: Dict[str, Any]) -> None:
-        super().__init__()
-        self.prompt, self.kwargs = prompt, kwargs
-
-
-class _Probe:
-    """Stands in for a Llama in a chat handler: everything but the completion works, and that tells what was asked."""
-
-    def __init__(self, llama: SlotLlama) -> None:
-        self._llama = llama
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._llama, name)
-
-    def create_completion(self, prompt: Union[str, List[int]], **kwargs: Any) -> Any:
-        raise _Captured(prompt, kwargs)
-
-
-def _render(llama: SlotLlama, kwargs: Dict[str, Any]) -> _Captured:
-    """The prompt of a chat: llama-cpp-python's own handler up to the moment when it would decode."""
-    try:
-        llama_cpp.Llama.create_chat_completion(_Probe(llama), **kwargs)
-    except _Captured as captured:
-        return captured
-    except _BAD_REQUEST as error:
-        raise ApiError(400, f"the chat template cannot render these messages: {error}", param="messages") from error
-    raise ApiError(500, f"the chat format {llama.chat_format!r} did not ask for a completion")
-
-
 def _tokens(llama: SlotLlama, text: str) -> List[int]:
     tokens = llama.tokenize(text.encode("utf-8"), add_bos=False, special=True) if text else []
     return [llama.token_bos(), *tokens] if llama._model.add_bos_token() or not tokens else tokens
 
 
-def _check(llama: SlotLlama, tokens: List[int], kwargs: Dict[str, Any]) -> None:
+def _check(llama: SlotLlama, tokens: Sequence[int], kwargs: Mapping[str, Any]) -> None:
     if len(tokens) >= llama.n_ctx():
         raise context_length_exceeded(len(tokens), llama.n_ctx())
     if kwargs.get("logprobs") is not None and not llama._logits_all:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ...engine import native
 from ...errors import CompressKVError
 from ...runtime.llama import KVStats, llama_cpp
+from ...runtime.prompt import common_prefix
 from .load import Aborted, SlotLlama
 
 _log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Memory:
 
     def reusable(self, tokens: npt.NDArray[np.int32]) -> int:
         """Tokens of a prompt that need not be decoded again."""
-        n = shared_prefix(self.tokens, tokens)
+        n = common_prefix(self.tokens, tokens)
         return n if n >= self.n_frozen else 0
 
     def holds(self, tokens: npt.NDArray[np.int32]) -> bool:
@@ -72,13 +73,6 @@ class Memory:
         """The cache as clients get it: KVStats, and what all its tokens would take uncompressed."""
         full = self.stats.kv_bytes_stock * self.stats.n_tokens_seen // n_ctx
         return {**asdict(self.stats), "kv_bytes_full": full}
-
-
-def shared_prefix(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:
-    """Length of the common beginning."""
-    n = min(len(a), len(b))
-    differ = np.flatnonzero(a[:n] != b[:n])
-    return int(differ[0]) if len(differ) else n
 
 
 class Slot:
