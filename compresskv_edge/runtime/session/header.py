@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from ...engine import library
 from ...model.gguf_file import GGUF
 from ...version import __version__
-from ..policy_run import DEFAULT, attached_profile
+from ..attached import attached_profile
+from ..policy_run import DEFAULT
 from ..protection import N_SINKS
 
 if TYPE_CHECKING:
