@@ -41,7 +41,7 @@ def start(demo_model: Path, tmp_path: Path) -> Callable[..., SuiteRun]:
 def random_layer() -> Layer:
     rng = np.random.default_rng(1)
     k, queries = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 40, 16), (4, 8, 16)))
-    return Layer(3, k, queries, np.arange(40))
+    return Layer(3, np.arange(40), {"keys": k, "queries": queries})
 
 
 def content(outcome: Outcome) -> Outcome:
@@ -85,7 +85,9 @@ def test_a_remembering_layer_attends_as_any(random_layer: Layer) -> None:
     for window in (4, 8, 4):
         pairs = zip(layer.attention(window), random_layer.attention(window))
         assert all(np.array_equal(a, b) for a, b in pairs)
-    assert replace(layer, heads=(1,)).shared is layer.shared
+    (one,) = layer.attention(8, heads=[1])
+    np.testing.assert_array_equal(one, list(random_layer.attention(8))[1])
+    assert replace(layer, protected=np.zeros(40, dtype=bool)).shared is layer.shared
 
 
 def test_outcomes_are_those_of_the_engine_run_alone(start: Callable[..., SuiteRun], demo_model: Path) -> None:

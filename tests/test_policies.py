@@ -13,6 +13,7 @@ from compresskv_edge import policies
 from compresskv_edge.errors import BudgetError, PolicyError
 from compresskv_edge.policies import Policy
 from compresskv_edge.policies.merging import Merge
+from compresskv_edge.policies.needs import CURVES, KEYS, last
 
 WINDOW = 8  # the library's
 EVICTING = [name for name in policies.names() if name != "full"]
@@ -29,7 +30,7 @@ def choose(policy: Policy, layers: List[Any], mean: int, window: int = WINDOW) -
     """The pure statement, whole: budgets, then tokens."""
     if not policy.evicts:
         return [np.arange(layer.n) for layer in layers]
-    budgets = policy.budgets(layers, [layer.n for layer in layers], mean, window=window, curves=curves_of(layers))
+    budgets = policy.budgets(layers, [layer.n for layer in layers], mean, window=window, known=curves_of(layers))
     return policy.keep_all(layers, budgets, mean, window=window)
 
 
@@ -83,7 +84,7 @@ def test_protected_tokens_stay_and_count(name: str) -> None:
     protected[[3, 17, 18, 90, 141]] = True
     layers = [dataclasses.replace(layer, protected=protected) for layer in random_layers(150)]
     policy = policies.get(name)
-    budgets = policy.budgets(layers, [150] * 4, 30, window=WINDOW, n_protected=5, curves=curves_of(layers))
+    budgets = policy.budgets(layers, [150] * 4, 30, window=WINDOW, n_protected=5, known=curves_of(layers))
     kept = policy.keep_all(layers, budgets, 30, window=WINDOW)
     assert sum(map(len, kept)) == 30 * 4
     for rows in kept:
@@ -96,7 +97,7 @@ def test_a_window_gives_way_to_protected_tokens(name: str, spare: int) -> None:
     """Down to the library's window: what a budget must hold at least, see Protection.mean_budget."""
     layers = random_layers(300, protected=np.arange(300) < 60)
     policy, mean = policies.get(name), 60 + WINDOW + spare
-    budgets = policy.budgets(layers, [300] * 4, mean, window=WINDOW, n_protected=60, curves=curves_of(layers))
+    budgets = policy.budgets(layers, [300] * 4, mean, window=WINDOW, n_protected=60, known=curves_of(layers))
     for kept, budget in zip(policy.keep_all(layers, budgets, mean, window=WINDOW), budgets):
         assert {*range(60), *range(300 - WINDOW, 300)} <= set(kept.tolist())
         assert len(kept) == budget
@@ -107,7 +108,7 @@ def test_protected_tokens_that_do_not_fit(name: str) -> None:
     layers = random_layers(100, protected=np.arange(100) < 50)
     policy = policies.get(name)
     with pytest.raises(BudgetError, match="raise the budget"):
-        policy.budgets(layers, [100] * 4, 30, window=WINDOW, n_protected=50, curves=curves_of(layers))
+        policy.budgets(layers, [100] * 4, 30, window=WINDOW, n_protected=50, known=curves_of(layers))
     with pytest.raises(BudgetError, match=r"budget of layer 0 is 30 tokens, less than the 50 protected tokens"):
         policy.keep(layers[0], 30, 30, window=WINDOW)
 
@@ -128,7 +129,7 @@ def test_goes_on_with_what_earlier_evictions_left(name: str) -> None:
     layers = random_layers(len(positions), positions=positions)
     kept = choose(policies.get(name), layers, 60)
     assert sum(map(len, kept)) == 60 * 4
-    assert policies.get(name).curves or [len(rows) for rows in kept] == [60] * 4
+    assert CURVES in policies.get(name).needs or [len(rows) for rows in kept] == [60] * 4
     assert all(rows[-WINDOW:].tolist() == list(range(102, 110)) for rows in kept)
 
 
@@ -175,7 +176,8 @@ def test_a_spec_that_means_nothing(spec: str, message: str) -> None:
 
 def test_options_and_modifier() -> None:
     policy = policies.get("snapkv:window=16:pooling=avg:kernel=3")
-    assert (policy.window, policy.recent, policy.pooling, policy.kernel) == (16, 16, "avg", 3)
+    assert (policy.window, policy.pooling, policy.kernel) == (16, "avg", 3)
+    assert policy.needs == {KEYS, last(16)}
     assert policies.get("snapkv+merge") == dataclasses.replace(policies.get("snapkv"), merge=Merge())
     options = policies.get("snapkv:window=16+merge:threshold=0.8:strength=0.5")
     assert (options.window, options.merge) == (16, Merge(0.8, 0.5))

@@ -13,6 +13,7 @@ from layers import random_layers
 
 from compresskv_edge import policies
 from compresskv_edge.policies import registry
+from compresskv_edge.policies.needs import MASS, SAMPLE
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
@@ -27,8 +28,8 @@ def test_the_table_names_every_policy_its_paper_and_when_it_acts() -> None:
         assert cells[2].strip() == policy.title + source
         assert ("decode" in cells[6]) == policy.decodes
         assert ("library" in cells[7]) == policy.native
-        assert ("every query" in cells[7]) == policy.mass
-        assert ("a sample of queries" in cells[7]) == policy.sample
+        assert ("every query" in cells[7]) == (MASS in policy.needs)
+        assert ("a sample of queries" in cells[7]) == (SAMPLE in policy.needs)
     assert set(rows) - {"name", "---"} == set(policies.names())
 
 
@@ -43,13 +44,14 @@ def test_one_file_and_one_line_add_a_policy(monkeypatch: pytest.MonkeyPatch) -> 
     source = '''
         """Long keys."""
         import numpy as np
-        from compresskv_edge.policies import Policy
+        from compresskv_edge.policies import KEYS, Policy, Rule
 
         def policy(*, power: float = 1.0) -> Policy:
-            return Policy(title="Long keys", source="none", score=lambda layer, window: length(layer, window) ** power)
+            rule = Rule(lambda layer, window: length(layer, window) ** power, needs=frozenset({KEYS}))
+            return Policy(title="Long keys", source="none", score=rule)
 
         def length(layer, window):
-            return np.linalg.norm(layer.k[:, : layer.n - window], axis=-1)
+            return np.linalg.norm(layer[KEYS][:, : layer.n - window], axis=-1)
     '''
     module: Dict[str, Any] = {}
     exec(textwrap.dedent(source), module)  # the file

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List
+from dataclasses import replace
+from typing import Any, Callable
 
 import numpy as np
 import pytest
-from layers import random_layers
-from test_policies_rules import attending
+from layers import attending, kept, layer_of, random_layers
 
 from compresskv_edge import Llama, policies
 from compresskv_edge.errors import PolicyError
 from compresskv_edge.policies import edge
-from compresskv_edge.policies.allocation import Wish
+from compresskv_edge.policies.allocation import Known, Wish
+from compresskv_edge.policies.needs import KEYS, QUERIES
 
 ASKED = np.array([[4.0, 2.0, 2.0], [9.0, 5.0, 3.0]])
 CURVES = ((1, 2, 4), ASKED, np.zeros((2, 3)))
-
-
-def keep(spec: str, layer: Any, budget: int, window: int = 1) -> List[int]:
-    return policies.get(spec).keep(layer, budget, budget, window=window).tolist()
 
 
 def test_budgets_are_the_window_and_what_the_curves_give() -> None:
     """By hand in test_knapsack.py: of 6 tokens beside the windows 2 and 4, of 2 one each."""
     layers, policy = random_layers(100, n_layer=2), policies.get("edge:later_share=0")
     for mean, want in ((7, [6, 8]), (5, [5, 5])):
-        assert policy.budgets(layers, [100, 100], mean, window=4, curves=CURVES) == want
+        assert policy.budgets(layers, [100, 100], mean, window=4, known=Known(curves=CURVES)) == want
 
 
 def test_both_parts_of_a_budget_count() -> None:
@@ -60,36 +57,36 @@ def _odd_keys() -> Any:
     rows = np.full((1, 1, 20), 1e-3)
     rows[0, 0, 3:8] = 1.0
     layer = attending(rows)
-    k, queries = (np.pad(rows, [(0, 0), (0, 0), (0, 1)]) for rows in (layer.k, layer.queries))
+    k, queries = (np.pad(rows, [(0, 0), (0, 0), (0, 1)]) for rows in (layer[KEYS], layer[QUERIES]))
     k[0, :, -1], k[0, 12, -1] = 1.0, -1.0  # no query sees this side of a key
-    return policies.Layer(index=0, k=k, queries=queries, positions=layer.positions)
+    return layer_of(20, {"keys": k, "queries": queries})
 
 
 def test_a_part_is_for_later_questions() -> None:
-    asked = keep("edge:later_share=0", _odd_keys(), 5)
+    asked = kept("edge:later_share=0", _odd_keys(), 5)
     assert 12 not in asked
     assert set(asked[:-1]) <= {3, 4, 5, 6, 7}
-    both = keep("edge:later_share=0.25:first=0", _odd_keys(), 5)
+    both = kept("edge:later_share=0.25:first=0", _odd_keys(), 5)
     assert 12 in both
     assert len(set(both) & set(asked[:-1])) == 3
-    assert 12 in keep("edge:later_share=1:first=0", _odd_keys(), 2)
-    assert keep("edge:later_share=1:first=4", _odd_keys(), 5) == asked
+    assert 12 in kept("edge:later_share=1:first=0", _odd_keys(), 2)
+    assert kept("edge:later_share=1:first=4", _odd_keys(), 5) == asked
 
 
 def test_protected_tokens_come_before_the_part_for_later() -> None:
     protected = np.isin(np.arange(20), [0, 1, 15])
     layer = _odd_keys()
-    layer = policies.Layer(0, layer.k, layer.queries, layer.positions, protected=protected)
-    assert keep("edge:later_share=1:first=0", layer, 5) == [0, 1, 12, 15, 19]
-    assert keep("edge:later_share=0.5:first=0", layer, 4) == [0, 1, 15, 19]
+    layer = replace(layer, protected=protected)
+    assert kept("edge:later_share=1:first=0", layer, 5) == [0, 1, 12, 15, 19]
+    assert kept("edge:later_share=0.5:first=0", layer, 4) == [0, 1, 15, 19]
 
 
 def test_parts_can_be_set_back_to_the_paper() -> None:
-    layers, errors = random_layers(200), [0.1, 0.2, 0.3, 0.4]
+    layers, errors = random_layers(200), (0.1, 0.2, 0.3, 0.4)
     paper = policies.get("compresskv")
     plain = policies.get("edge:later_share=0:budgets=errors")
-    budgets = paper.budgets(layers, [200] * 4, 50, window=8, errors=errors)
-    assert plain.budgets(layers, [200] * 4, 50, window=8, errors=errors) == budgets
+    budgets = paper.budgets(layers, [200] * 4, 50, window=8, known=Known(errors))
+    assert plain.budgets(layers, [200] * 4, 50, window=8, known=Known(errors)) == budgets
     for a, b in zip(paper.keep_all(layers, budgets, 50, window=8), plain.keep_all(layers, budgets, 50, window=8)):
         np.testing.assert_array_equal(a, b)
     assert policies.get("edge:budgets=equal").budgets(layers, [200] * 4, 50, window=8) == [50] * 4

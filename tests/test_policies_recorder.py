@@ -15,8 +15,10 @@ from compresskv_edge.engine import native
 from compresskv_edge.errors import EngineError, UnsupportedModelError
 from compresskv_edge.method import scoring
 from compresskv_edge.model.profile import Settings
+from compresskv_edge.policies.needs import KEYS, MASS, QUERIES, SAMPLE, Need, covers, last, union
 from compresskv_edge.runtime import applied
-from compresskv_edge.runtime.recorder import Needs, Recorder, column_sums
+from compresskv_edge.runtime.recorder import Recorder
+from compresskv_edge.runtime.records import column_sums
 
 N = 700  # tokens: more than one fold, more than two blocks of the sample
 TOKENS = prompt(Case("", N))
@@ -66,8 +68,8 @@ def test_mass_is_the_attention_of_all_queries(llm: Llama, truth: List[Dict[str, 
     seen = applied.read(llm, TOKENS, ["h2o"])
     for layer, true in zip(seen.layers, truth):
         rows = [scoring.window_attention(true["q"], true["k"], head).sum(axis=0) for head in range(4)]
-        np.testing.assert_allclose(layer.mass, np.mean(rows, axis=0), rtol=1e-3 if layer.index == 0 else 0.1)
-        assert layer.mass.sum() == pytest.approx(N, rel=1e-5), "each query gives one"
+        np.testing.assert_allclose(layer[MASS], np.mean(rows, axis=0), rtol=1e-3 if layer.index == 0 else 0.1)
+        assert layer[MASS].sum() == pytest.approx(N, rel=1e-5), "each query gives one"
 
 
 @pytest.mark.parametrize(("name", "n"), [("snapkv", 32), ("snapkv:window=50", 50), ("scissorhands", 400), ("tova", 8)])
@@ -75,8 +77,8 @@ def test_recent_queries(name: str, n: int, llm: Llama, truth: List[Dict[str, Any
     for n_prompt in (N, 411, n):
         seen = applied.read(llm, TOKENS[:n_prompt], [name])
         for layer, true in zip(seen.layers, truth):
-            assert layer.queries.shape[1] >= min(n, n_prompt)
-            assert_same_queries(layer, layer.queries[:, -n:], true["q"][:, max(n_prompt - n, 0) : n_prompt])
+            assert layer[QUERIES].shape[1] >= min(n, n_prompt)
+            assert_same_queries(layer, layer[QUERIES][:, -n:], true["q"][:, max(n_prompt - n, 0) : n_prompt])
 
 
 @pytest.mark.parametrize("names", [["q_filters"], ["q_filters", "snapkv"], ["uncomp", "h2o"]], ids=str)
@@ -86,7 +88,7 @@ def test_the_sample_is_the_end_of_each_block_however_the_prompt_is_read(
     seen = applied.read(llm, TOKENS, names)
     at = [*range(248, 256), *range(504, 512)]
     for layer, true in zip(seen.layers, truth):
-        assert_same_queries(layer, layer.sample, true["q"][:, at])
+        assert_same_queries(layer, layer[SAMPLE], true["q"][:, at])
 
 
 def test_attention_is_counted_while_decoding_and_leaves_with_its_token(llm: Llama) -> None:
@@ -98,16 +100,16 @@ def test_attention_is_counted_while_decoding_and_leaves_with_its_token(llm: Llam
         llm.eval([token])
         queries.append(native.read_queries(llm.ctx, 0, shape, 8)[:, -1:])
     keys, _ = native.read_kv(llm.ctx, 0, shape)
-    want = np.concatenate([seen.layers[0].mass[kept], np.zeros(45)])
+    want = np.concatenate([seen.layers[0][MASS][kept], np.zeros(45)])
     want += column_sums(np.concatenate(queries, axis=1), keys, np.arange(101, 146))
 
     recorder = llm._compression.run.recorder
     recorder.finish(llm)
-    np.testing.assert_allclose(recorder.records[0].mass, want, rtol=1e-5)
+    np.testing.assert_allclose(recorder.value(0, MASS), want, rtol=1e-5)
 
     applied.evict(llm)
     at = np.flatnonzero(np.isin(np.concatenate([kept, np.arange(300, 345)]), llm.kv_kept(0)))
-    np.testing.assert_allclose(recorder.records[0].mass, want[at], rtol=1e-5)
+    np.testing.assert_allclose(recorder.value(0, MASS), want[at], rtol=1e-5)
 
 
 def test_column_sums_by_hand() -> None:
@@ -117,31 +119,31 @@ def test_column_sums_by_hand() -> None:
 
 
 def test_what_policies_need_together() -> None:
-    both = Needs.of([policies.get("snapkv"), policies.get("h2o")])
-    assert both == Needs(recent=32, mass=True)
-    assert both.covers(Needs(recent=8))
-    assert not both.covers(Needs(sample=True))
-    assert not both.covers(Needs(recent=33))
+    both = union(policies.get(name).needs for name in ("snapkv:window=20", "h2o", "snapkv"))
+    assert both == {KEYS, last(32), MASS}
+    assert covers(both, frozenset({last(8)}))
+    assert not covers(both, frozenset({SAMPLE}))
+    assert not covers(both, frozenset({last(33)}))
 
 
 def test_the_steps_in_which_a_prompt_is_decoded(llm: Llama) -> None:
-    def steps(needs: Needs) -> List[int]:
+    def steps(*needs: Need) -> List[int]:
         sizes: List[int] = []
         llm.reset()
-        recorder = Recorder(llm._compression.layers, 8, needs)
+        recorder = Recorder(llm._compression.layers, 8, frozenset(needs))
         recorder.feed(llm, TOKENS[:600], lambda tokens: (sizes.append(len(tokens)), decode(llm, tokens))[1])
         return sizes
 
-    assert steps(Needs(recent=8)) == [600]
-    assert steps(Needs(recent=20)) == [600]
-    assert steps(Needs(recent=8, sample=True)) == [256, 256, 88]
-    assert steps(Needs(mass=True)) == [256, 256, 88]
+    assert steps(KEYS, last(8)) == [600]
+    assert steps(last(20)) == [600]
+    assert steps(last(8), SAMPLE) == [256, 256, 88]
+    assert steps(MASS) == [256, 256, 88]
 
 
 @pytest.mark.parametrize("cut", [1, 8, 9, 255, 256, 300])
 def test_however_a_text_comes_its_queries_are_read_once(cut: int, llm: Llama, truth: List[Dict[str, Any]]) -> None:
     """In one go, or cut in two, the second part token by token."""
-    n, needs = 320, Needs(recent=30, mass=True, sample=True)
+    n, needs = 320, frozenset({last(30), MASS, SAMPLE})
     whole, parts = (Recorder(llm._compression.layers, 8, needs) for _ in range(2))
     llm.reset()
     whole.feed(llm, TOKENS[:n], lambda tokens: decode(llm, tokens))
@@ -152,14 +154,14 @@ def test_however_a_text_comes_its_queries_are_read_once(cut: int, llm: Llama, tr
         parts.feed(llm, [token], lambda tokens: decode(llm, tokens))
     parts.finish(llm)
     for il, true in enumerate(truth):
-        one, other = whole.records[il], parts.records[il]
-        assert one.recent.shape[1] == other.recent.shape[1] == 30
-        assert one.sample.shape[1] == other.sample.shape[1] == 8
-        np.testing.assert_allclose(one.recent, true["q"][:, n - 30 : n], atol=1e-4 if il == 0 else 0.1)
-        np.testing.assert_allclose(other.recent, one.recent, atol=1e-4 if il == 0 else 0.1)
-        np.testing.assert_allclose(other.sample, one.sample, atol=1e-4 if il == 0 else 0.1)
-        np.testing.assert_allclose(other.mass, one.mass, rtol=1e-3 if il == 0 else 0.1)
-        assert one.mass.sum() == pytest.approx(n, rel=1e-5)
+        one, other = ([r.value(il, need) for need in (QUERIES, SAMPLE, MASS)] for r in (whole, parts))
+        assert one[0].shape[1] == other[0].shape[1] == 30
+        assert one[1].shape[1] == other[1].shape[1] == 8
+        np.testing.assert_allclose(one[0], true["q"][:, n - 30 : n], atol=1e-4 if il == 0 else 0.1)
+        np.testing.assert_allclose(other[0], one[0], atol=1e-4 if il == 0 else 0.1)
+        np.testing.assert_allclose(other[1], one[1], atol=1e-4 if il == 0 else 0.1)
+        np.testing.assert_allclose(other[2], one[2], rtol=1e-3 if il == 0 else 0.1)
+        assert one[2].sum() == pytest.approx(n, rel=1e-5)
 
 
 def test_a_recorded_prompt_is_decoded_as_any_other(llm: Llama) -> None:
@@ -217,7 +219,7 @@ def test_queries_beside_the_window(llm: Llama, truth: List[Dict[str, Any]]) -> N
 
 
 def test_a_cache_that_moved_on(llm: Llama) -> None:
-    recorder = Recorder(llm._compression.layers, 8, Needs(mass=True))
+    recorder = Recorder(llm._compression.layers, 8, frozenset({MASS}))
     applied.read(llm, TOKENS[:20], ["tova"])
     with pytest.raises(EngineError, match="the policy has seen 0 tokens but the cache is at 20"):
         recorder.finish(llm)

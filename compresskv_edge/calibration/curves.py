@@ -77,7 +77,7 @@ class _Text:
     def layer(self, il: int, heads: Sequence[int] = ()) -> Layer:
         """What a policy sees of a layer after the text."""
         keys, queries = self._rows[il]
-        return Layer(il, keys, queries, np.arange(self.n), heads=heads)
+        return Layer(il, np.arange(self.n), {"keys": keys, "queries": queries, "heads": heads})
 
     def follow(self, layer: Optional[int] = None, chosen: Optional[Indices] = None) -> List[Logits]:
         """Predictions after the rest and after each token of the answer; `layer` holds `chosen` and the window only."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -95,9 +95,10 @@ class RememberingLayer(Layer):
 
     shared: Attention = field(default_factory=Attention)
 
-    def attention(self, window: int) -> Iterator[Float64]:
-        """As Layer.attention."""
-        return self.shared.of((self.index, window), super().attention(window))
+    def attention(self, window: int, heads: Optional[Sequence[int]] = None) -> Iterator[Float64]:
+        """As Layer.attention; that of some heads, which few policies ask for, is computed each time."""
+        found = super().attention(window, heads)
+        return found if heads is not None else self.shared.of((self.index, window), found)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Attention of a few queries to many keys, and what a head's score and a layer's error need of it. Pure NumPy.
+"""Attention of queries to keys, and what a head's score and a layer's error need of it. Pure NumPy.
 
 Shapes: queries (n_head, n_steps, head_dim), after RoPE; keys, values (n_head_kv, n_rows, head_dim); head h reads KV
 head h // (n_head / n_head_kv). Step i sees the rows before n_visible[i]. Attention is in memory for one KV head at a
@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 
@@ -37,6 +39,19 @@ def attention(queries: Array, keys: Array, n_visible: Array, *, softcap: float =
         np.exp(logits, out=logits)
         logits /= logits.sum(axis=-1, keepdims=True)
         yield logits
+
+
+def one_head(queries: Float64, keys: Float64, hidden: Bools) -> Float64:
+    """The same of one head, exact: queries (r, head_dim), keys (n, head_dim), hidden (r, n) from each query -> (r, n).
+
+    Rows sum to 1, but for those of queries that see nothing: zeros.
+    """
+    logits = queries @ keys.T / np.sqrt(queries.shape[1])
+    logits[hidden] = -np.inf
+    highest = logits.max(axis=-1, keepdims=True)
+    weights = np.exp(logits - np.where(np.isfinite(highest), highest, 0.0))
+    total = weights.sum(axis=-1, keepdims=True)
+    return np.asarray(weights / np.where(total > 0.0, total, 1.0), dtype=np.float64)
 
 
 def attend(queries: Array, keys: Array, values: Array, n_visible: Array, *, softcap: float = 0.0) -> Float32:

@@ -10,7 +10,10 @@ docs/policies.md lists them, says what each costs, and shows how to add one.
 from __future__ import annotations
 
 from .layer import Layer
+from .needs import KEYS
 from .policy import Policy
+from .probes import AllQueries, Last, Window
 from .registry import get, names
+from .scores import Attention, Rule
 
-__all__ = ["Layer", "Policy", "get", "names"]
+__all__ = ["KEYS", "AllQueries", "Attention", "Last", "Layer", "Policy", "Rule", "Window", "get", "names"]

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import BudgetError
-from ..model.profile import Settings
 from .layer import Layer
+from .needs import NOTHING, Needs
 
 Float64 = npt.NDArray[np.float64]
-Curves = Tuple[Sequence[int], Float64, Float64]  # as measurement.ErrorCurves: tokens; asked, later (n_layer, n_tokens)
+Curves = Tuple[Sequence[int], Float64, Float64]  # tokens (n_points,); errors if asked, if later: (n_layer, n_points)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was measured before any prompt: a profile's, for the layers that can evict. Defaults are the paper's."""
+
+    errors: Tuple[float, ...] = ()  # (n_layer,); empty: all layers are equal
+    floor: int = 32  # tokens that every layer keeps at least
+    cap_factor: float = 3.0  # no layer keeps more than this times the mean budget
+    curves: Optional[Curves] = None
+
+
+NOTHING_KNOWN = Known()
 
 
 @dataclass(frozen=True)
@@ -25,9 +38,7 @@ class Wish:
     window: int  # of them, the most recent ones
     n_tokens: Tuple[int, ...]  # (n_layer,) that each layer holds
     measures: Tuple[Any, ...] = ()  # (n_layer,) what `measure` returned
-    errors: Tuple[float, ...] = ()  # (n_layer,) of the profile, if there is one
-    settings: Settings = field(default_factory=Settings)
-    curves: Optional[Curves] = None  # of the profile, if it has any
+    known: Known = NOTHING_KNOWN
 
     @property
     def n_layer(self) -> int:
@@ -41,6 +52,7 @@ class Spread:
 
     share: Callable[[Wish], Sequence[float]]
     measure: Optional[Callable[[Layer, int], Any]] = None
+    needs: Needs = NOTHING  # what `measure` reads of a layer, and `share` of what is known
 
 
 def in_proportion(wish: Wish, weights: Sequence[float]) -> List[float]:

@@ -9,6 +9,8 @@ import numpy as np
 from .allocation import Spread, Wish, in_proportion
 from .layer import Array, Layer
 from .policy import Policy
+from .probes import Window
+from .scores import Attention
 
 
 def policy(*, gamma: float = 200.0, tau1: float = 1.0, tau2: float = 1.0, window: int = 32, kernel: int = 5) -> Policy:
@@ -20,9 +22,10 @@ def policy(*, gamma: float = 200.0, tau1: float = 1.0, tau2: float = 1.0, window
     here heads are averaged and the eviction comes at the end of the prompt.
     """
 
-    def score(layer: Layer, window: int) -> Array:
-        n_before = layer.n - window
-        return np.stack([(a.mean(axis=0) + gamma * _variance(a))[:n_before] for a in layer.attention(window)])
+    probe = Window(window)
+
+    def strong_or_changing(attention: Array) -> Array:
+        return np.asarray(attention.mean(axis=0) + gamma * _variance(attention))
 
     def share(wish: Wish) -> list[float]:
         return in_proportion(wish, [_power(h, tau1) * _power(v, tau2) for h, v in wish.measures])
@@ -30,11 +33,10 @@ def policy(*, gamma: float = 200.0, tau1: float = 1.0, tau2: float = 1.0, window
     return Policy(
         title="CAKE",
         source="arXiv:2503.12491",
-        score=score,
+        score=Attention(probe, strong_or_changing),
         kernel=kernel,
         window=window,
-        spread=Spread(share, preference),
-        recent=window,
+        spread=Spread(share, preference, probe.needs),
     )
 
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from .layer import Indices
 from .policy import Policy
-from .scorers import window_attention
-from .selection import Candidates, whole_groups
+from .probes import Window
+from .scores import Attention
+from .selection import Candidates, Selection, whole_groups
 
 
 def policy(*, chunk: int = 10, reuse: int = 2, window: int = 32) -> Policy:
@@ -24,9 +25,8 @@ def policy(*, chunk: int = 10, reuse: int = 2, window: int = 32) -> Policy:
     return Policy(
         title="ChunkKV",
         source="arXiv:2502.00299",
-        score=window_attention,
+        score=Attention(Window(window)),
         window=window,
-        select=select,
+        select=Selection(select),
         reuse=reuse,
-        recent=window,
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..method.budget import allocate
-from ..method.scoring import window_attention
 from .allocation import Spread, Wish
-from .layer import Array, Layer
 from .policy import Policy
+from .probes import Window
+from .scores import Attention
 
 
 def policy() -> Policy:
@@ -23,22 +21,15 @@ def policy() -> Policy:
         score=score,
         kernel=5,
         spread=Spread(share),
-        recent=8,
-        heads="profile",
-        native=True,
     )
 
 
-def score(layer: Layer, window: int) -> Array:
-    """(n_heads, n - window)."""
-    queries = layer.queries[:, -window:]
-    heads = layer.heads or range(layer.n_head)
-    return np.stack([window_attention(queries, layer.k, head).sum(axis=0)[: layer.n - window] for head in heads])
+score = Attention(Window(8, of_profile=True))
 
 
 def share(wish: Wish) -> list[float]:
     """The paper's allocation by the profile's layer errors, no layer beyond the prompt: (n_layer,)."""
-    settings = wish.settings
-    cap = max(min(round(settings.cap_factor * wish.mean), max(wish.n_tokens)), wish.mean)
-    errors = wish.errors or [1.0] * wish.n_layer
-    return [float(n) for n in allocate(errors, wish.mean, floor=settings.floor, cap=cap)]
+    known = wish.known
+    cap = max(min(round(known.cap_factor * wish.mean), max(wish.n_tokens)), wish.mean)
+    errors = known.errors or [1.0] * wish.n_layer
+    return [float(n) for n in allocate(errors, wish.mean, floor=known.floor, cap=cap)]

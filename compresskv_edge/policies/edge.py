@@ -12,7 +12,10 @@ from . import compresskv
 from .allocation import Curves, Spread, Wish, uniform
 from .keydiff import difference
 from .layer import Array, Indices
+from .needs import CURVES, KEYS
 from .policy import Policy
+from .probes import Window
+from .scores import Attention
 from .selection import Candidates, Selection, top_k
 
 
@@ -36,14 +39,11 @@ def policy(
     return Policy(
         title="Edge",
         source="none",
-        score=compresskv.score,
+        score=Attention(Window(least, of_profile=True, or_fewer=True)),
         kernel=5,
         window=window,
-        recent=least,
         spread={"curves": by_curves(later_share, first), "errors": Spread(compresskv.share), "equal": uniform}[budgets],
         select=two_parts(later_share, first),
-        heads="profile",
-        curves=budgets == "curves",
         own_window=least,
         decodes=True,
     )
@@ -53,12 +53,12 @@ def by_curves(later_share: float, first: int) -> Spread:
     """The window for each layer, the rest by the profile's error curves, for the two parts of a budget together."""
 
     def share(wish: Wish) -> List[float]:
-        if wish.curves is None:
+        if wish.known.curves is None:
             raise PolicyError("policy 'edge' spreads its budget by error curves: give a profile that has some")
-        rest = spend(*joined(wish.curves, later_share, first), (wish.mean - wish.window) * wish.n_layer)
+        rest = spend(*joined(wish.known.curves, later_share, first), (wish.mean - wish.window) * wish.n_layer)
         return [wish.window + n for n in rest]
 
-    return Spread(share)
+    return Spread(share, needs=frozenset({CURVES}))
 
 
 def joined(curves: Curves, later_share: float, first: int) -> Tuple[List[float], Array]:
@@ -91,7 +91,7 @@ def two_parts(later_share: float, first: int) -> Selection:
             return now
         return np.sort(np.concatenate([now, _others(candidates, now, k - n_now)]))
 
-    return select
+    return Selection(select, frozenset({KEYS}))
 
 
 def _others(candidates: Candidates, chosen: Indices, k: int) -> Indices:

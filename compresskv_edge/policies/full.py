@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .policy import Policy
+from .scores import Rule
 
 
 def policy() -> Policy:
@@ -12,6 +13,6 @@ def policy() -> Policy:
     return Policy(
         title="Full",
         source="llama.cpp",
-        score=lambda layer, window: np.ones((1, layer.n - window)),
+        score=Rule(lambda layer, window: np.ones((1, layer.n - window))),
         evicts=False,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .policy import Policy
-from .scorers import mass
+from .probes import AllQueries
+from .scores import Attention
 
 
 def policy(*, recent_share: float = 0.5) -> Policy:
@@ -13,16 +14,14 @@ def policy(*, recent_share: float = 0.5) -> Policy:
     selects per head and evicts token by token; here the sum is averaged over the heads, and the prompt is read in full
     before the first eviction.
 
-    Costs: every query is recorded, so that the prompt is decoded in steps of the library's window (8 tokens), and
-    NumPy computes the attention of the whole text a second time.
+    Costs: every query is read, in blocks of 256 tokens, and NumPy computes the attention of the whole text a second
+    time.
     """
     return Policy(
         title="H2O",
         source="arXiv:2306.14048",
-        score=mass,
+        score=Attention(AllQueries()),
         window=1 << 30,
         window_share=recent_share,
-        mass=True,
-        keys=False,
         decodes=True,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from .layer import Array, Layer
+from .needs import KEYS
 from .policy import Policy
+from .scores import Rule
 
 
 def policy() -> Policy:
@@ -14,12 +16,12 @@ def policy() -> Policy:
     The paper selects per KV head and evicts block by block while the prompt is read, and the anchor is that of the
     tokens in the cache; here cosines are averaged over the KV heads and the prompt is read in full first.
     """
-    return Policy(title="KeyDiff", source="arXiv:2504.15364", score=difference, decodes=True)
+    return Policy(title="KeyDiff", source="arXiv:2504.15364", score=Rule(difference, frozenset({KEYS})), decodes=True)
 
 
 def difference(layer: Layer, window: int) -> Array:
     """(G, n - window)."""
-    keys = layer.k.astype(np.float64)
+    keys = layer[KEYS].astype(np.float64)
     unit = keys / np.maximum(np.linalg.norm(keys, axis=-1, keepdims=True), 1e-12)
     anchor = unit.mean(axis=1, keepdims=True)
     anchor /= np.maximum(np.linalg.norm(anchor, axis=-1, keepdims=True), 1e-12)

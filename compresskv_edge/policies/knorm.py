@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from .layer import Array, Layer
+from .needs import KEYS
 from .policy import Policy
+from .scores import Rule
 
 
 def policy() -> Policy:
@@ -14,9 +16,9 @@ def policy() -> Policy:
     The paper selects per KV head and leaves the first two layers whole; here lengths are averaged over the KV heads
     and all layers are equal, because all policies get the same number of tokens.
     """
-    return Policy(title="Knorm", source="arXiv:2406.11430", score=shortness, decodes=True)
+    return Policy(title="Knorm", source="arXiv:2406.11430", score=Rule(shortness, frozenset({KEYS})), decodes=True)
 
 
 def shortness(layer: Layer, window: int) -> Array:
     """(G, n - window)."""
-    return np.asarray(-np.linalg.norm(layer.k[:, : layer.n - window].astype(np.float64), axis=-1))
+    return np.asarray(-np.linalg.norm(layer[KEYS][:, : layer.n - window].astype(np.float64), axis=-1))

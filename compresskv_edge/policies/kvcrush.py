@@ -7,8 +7,9 @@ import numpy as np
 from ..method.topk import top_k_indices
 from .layer import Array, Bools, Indices, Layer
 from .policy import Policy
-from .scorers import window_attention
-from .selection import Candidates
+from .probes import Last, Probe, Window
+from .scores import Attention
+from .selection import Candidates, Selection
 
 
 def policy(*, share: float = 0.25, window: int = 32, kernel: int = 7) -> Policy:
@@ -23,6 +24,8 @@ def policy(*, share: float = 0.25, window: int = 32, kernel: int = 7) -> Policy:
     better half by score, and of each run it takes the first block, not the best.
     """
 
+    probe = Last(window)
+
     def select(candidates: Candidates, k: int) -> Indices:
         n_open = k - int(candidates.forced.sum())
         n_rest = len(candidates.scores) - k
@@ -30,29 +33,24 @@ def policy(*, share: float = 0.25, window: int = 32, kernel: int = 7) -> Policy:
         chosen = np.zeros(len(candidates.scores), dtype=bool)
         chosen[top_k_indices(candidates.scores, k - n_groups)] = True
         rest = np.flatnonzero(~chosen)
-        bits = head_bits(candidates.layer, len(chosen), recent=_n_queries(candidates.layer, window))
+        bits = head_bits(candidates.layer, len(chosen), probe)
         chosen[rest[representatives(bits[:, rest], candidates.scores[rest], n_groups)]] = True
         return np.flatnonzero(chosen).astype(np.int64)
 
     return Policy(
         title="KVCrush",
         source="arXiv:2503.00022",
-        score=window_attention,
+        score=Attention(Window(window)),
         kernel=kernel,
         pooling="max",
         window=window,
-        select=select,
-        recent=window,
+        select=Selection(select, probe.needs),
     )
 
 
-def _n_queries(layer: Layer, window: int) -> int:
-    return min(window, int(layer.queries.shape[1]))
-
-
-def head_bits(layer: Layer, n_before: int, *, recent: int) -> Bools:
+def head_bits(layer: Layer, n_before: int, probe: Probe) -> Bools:
     """Heads that attend to a token more than to the mean one: (H, n_before)."""
-    rows = np.stack([attention.sum(axis=0)[:n_before] for attention in layer.attention(recent)])
+    rows = np.stack([attention.sum(axis=0)[:n_before] for attention in probe.attention(layer, layer.n - n_before)])
     return np.asarray(rows > rows.mean(axis=1, keepdims=True))
 
 

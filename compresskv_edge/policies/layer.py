@@ -1,16 +1,18 @@
-"""What a policy sees of one layer: arrays, no engine.
-
-Shapes: G KV heads, H query heads (head h reads KV head h // (H / G)), n tokens that the layer holds, r queries.
-"""
+"""What a policy sees of one layer: arrays, no engine. needs.py has the kinds of inputs and their shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
 import numpy as np
 import numpy.typing as npt
+
+from ..errors import PolicyError
+from ..method.attention import one_head
+from .needs import HEADS, KEYS, QUERIES, Need
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -20,25 +22,24 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's tokens, in order of position. Keys and queries are those after RoPE, as attention sees them.
-
-    What a policy does not ask for (see `Policy`) may be missing.
-    """
+    """One layer's n tokens, in order of position. `inputs`: what the policy needs, by its kind."""
 
     index: int  # of the model's layers
-    k: Array  # (G, n, head_dim)
-    queries: Array  # (H, r, head_dim), of the last r tokens, oldest first
     positions: Indices  # (n,)
-    heads: Sequence[int] = ()  # semantic retrieval heads of the profile, best first; empty: all heads
-    mass: Optional[Array] = None  # (n,) attention that a token got from all queries so far, mean over the heads
-    sample: Optional[Array] = None  # (H, s, head_dim) queries spread over the whole prompt
-    ends: Optional[Bools] = None  # (n,) a sentence ends with this token
+    inputs: Mapping[str, Any]
     protected: Optional[Bools] = None  # (n,) never evicted
+
+    def __getitem__(self, need: Need) -> Array:
+        """`layer[KEYS]`. Raises PolicyError for what is not there."""
+        if need.kind not in self.inputs:
+            raise PolicyError(f"layer {self.index} comes without {need.kind!r}: let the policy's `needs` name it")
+        found: Array = self.inputs[need.kind]
+        return found
 
     @property
     def n(self) -> int:
         """Tokens that the layer holds."""
-        return int(self.k.shape[1])
+        return len(self.positions)
 
     @property
     def n_seen(self) -> int:
@@ -46,45 +47,33 @@ class Layer:
         return int(self.positions[-1]) + 1
 
     @property
-    def n_head(self) -> int:
-        """Query heads."""
-        return int(self.queries.shape[0])
+    def n_queries(self) -> int:
+        """Last tokens whose queries are there."""
+        return int(self[QUERIES].shape[1])
+
+    @property
+    def heads(self) -> Sequence[int]:
+        """Query heads that score: the profile's, all without one."""
+        return self.inputs.get(HEADS.kind) or range(self[QUERIES].shape[0])
 
     def visible(self, window: int) -> Bools:
         """Which tokens the queries of the last `window` tokens may see: (window, n). Evicted ones leave gaps."""
         at = np.arange(self.n_seen - window, self.n_seen)
         return np.asarray(self.positions <= at[:, None])
 
-    def attention(self, window: int) -> Iterator[Float64]:
+    def attention(self, window: int, heads: Optional[Sequence[int]] = None) -> Iterator[Float64]:
         """Attention of the last `window` tokens' queries, one query head after the other: (window, n), rows sum to 1.
 
-        As `scoring.window_attention`, also where tokens of the window are gone. Raises ValueError if fewer queries are
-        there.
+        heads: None: all. As `scoring.window_attention`, also where tokens of the window are gone. Raises PolicyError if
+        fewer queries are there.
         """
-        if not 0 < window <= self.queries.shape[1]:
-            raise ValueError(f"layer {self.index} has the queries of {self.queries.shape[1]} tokens, not {window}")
-        hidden = ~self.visible(window)
-        group = self.n_head // self.k.shape[0]
-        keys = self.k.astype(np.float64)
-        for head in range(self.n_head):
-            query = self.queries[head, -window:].astype(np.float64)
-            yield _softmax(query @ keys[head // group].T / np.sqrt(query.shape[1]), hidden)
-
-    def of_all_queries(self) -> Array:
-        """`mass`, for the policies that need it. Raises ValueError if it was not recorded."""
-        if self.mass is None:
-            raise ValueError(f"the attention of all queries of layer {self.index} was not recorded")
-        return self.mass
-
-    def of_the_text(self) -> Array:
-        """`sample`, or the last queries where a short prompt left no sample."""
-        return self.queries if self.sample is None or self.sample.shape[1] == 0 else self.sample
-
-
-def _softmax(logits: Float64, hidden: Bools) -> Float64:
-    """Over the last axis; a query that sees nothing gives zeros."""
-    logits[hidden] = -np.inf
-    highest = logits.max(axis=-1, keepdims=True)
-    weights = np.exp(logits - np.where(np.isfinite(highest), highest, 0.0))
-    total = weights.sum(axis=-1, keepdims=True)
-    return np.asarray(weights / np.where(total > 0.0, total, 1.0), dtype=np.float64)
+        if not 0 < window <= self.n_queries:
+            raise PolicyError(f"layer {self.index} has the queries of {self.n_queries} tokens, not {window}")
+        queries, hidden = self[QUERIES], ~self.visible(window)
+        group = queries.shape[0] // self[KEYS].shape[0]
+        for g, members in itertools.groupby(
+            range(queries.shape[0]) if heads is None else heads, lambda head: head // group
+        ):
+            keys = self[KEYS][g].astype(np.float64)
+            for head in members:
+                yield one_head(queries[head, -window:].astype(np.float64), keys, hidden)

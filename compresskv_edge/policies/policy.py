@@ -1,6 +1,8 @@
-"""A policy: how tokens are scored x how scores are pooled x how the budget is spread over layers x when it acts.
+"""A policy: a score x how scores are pooled x how the budget is spread over layers x which tokens it selects.
 
-All of it is pure: arrays in, indices out. This statement in NumPy is the specification; the runtime applies it.
+A score of attention is made of a probe (whose queries) and a row (what they make of a token): probes.py, scores.py.
+Each part says what it needs, the policy needs their union. All of it is pure: arrays in, indices out. This statement in
+NumPy is the specification; the runtime applies it.
 Tokens are shared by all KV heads of a layer, as in CompressKV: where a paper selects per head, its scores are averaged
 over the heads, and the policy's docstring says so.
 """
@@ -9,20 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, List, Literal, Optional
+from typing import Any, List, Literal, Optional
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import BudgetError
 from ..method.scoring import pool
-from ..model.profile import Settings
-from .allocation import Curves, Spread, Wish, settle, uniform
-from .layer import Array, Bools, Indices, Layer
+from .allocation import NOTHING_KNOWN, Known, Spread, Wish, settle, uniform
+from .layer import Bools, Indices, Layer
 from .merging import Merge
+from .needs import Needs, union
+from .scores import Score
 from .selection import Candidates, Selection, top_k
 
-Scorer = Callable[[Layer, int], Array]  # (layer, window) -> (n_rows, n - window), rows are averaged after pooling
 Float32 = npt.NDArray[np.float32]
 
 
@@ -32,27 +34,30 @@ class Policy:
 
     title: str
     source: str  # "arXiv:2404.14469"
-    score: Scorer
+    score: Score
     kernel: int = 1  # pooling kernel, odd; 1: none
     pooling: Literal["avg", "max"] = "avg"
-    window: int = 1  # most recent tokens that always stay, where the budget allows it
-    window_share: float = 0.25  # of the budget, at most, goes to the window
-    sinks: int = 0  # first tokens that always stay
     spread: Spread = uniform
     select: Selection = top_k
     reuse: int = 1  # neighbouring layers that share one selection
-    recent: int = 0  # queries of the last tokens that `score` and `spread` read
-    mass: bool = False  # they read Layer.mass: every query is recorded
-    keys: bool = True  # they read Layer.k
-    sample: bool = False  # they read Layer.sample
-    sentences: bool = False  # they read Layer.ends
-    heads: Literal["all", "profile"] = "all"  # that score: all, or the profile's best
-    curves: bool = False  # `spread` reads the profile's error curves
+    merge: Optional[Merge] = None  # evicted rows go into kept ones, see merging.py
+    window: int = 1  # most recent tokens that always stay, where the budget allows it
+    window_share: float = 0.25  # of the budget, at most, goes to the window
     own_window: int = 0  # the library's window where it serves this policy alone, shorter than the profile's; 0: that
-    native: bool = False  # attention of the window, pooled: csrc/graph/score.cpp does the same
+    sinks: int = 0  # first tokens that always stay
     decodes: bool = False  # the paper evicts while decoding as well
     evicts: bool = True
-    merge: Optional[Merge] = None  # evicted rows go into kept ones, see merging.py
+
+    @property
+    def needs(self) -> Needs:
+        """What its parts read: of a layer, and of what is known."""
+        return union([self.score.needs, self.spread.needs, self.select.needs])
+
+    @property
+    def native(self) -> bool:
+        """csrc/graph/score.cpp and csrc/core/select.cpp do the same, each layer by itself."""
+        alone = self.reuse == 1 and self.spread.measure is None
+        return self.score.native and alone and self.select is top_k and not self.sinks
 
     def window_of(self, mean: int, window: int) -> int:
         """Tokens at the end that stay for a mean budget, never fewer than the library's own `window`."""
@@ -72,16 +77,13 @@ class Policy:
         mean: int,
         *,
         window: int,
-        errors: Sequence[float] = (),
-        settings: Optional[Settings] = None,
-        curves: Optional[Curves] = None,
+        known: Known = NOTHING_KNOWN,
         n_protected: int = 0,
     ) -> List[int]:
         """Tokens for each layer: (n_layer,), `mean` on average, or all that there are.
 
         layers: read only if the policy measures them. n_tokens: (n_layer,) that each layer holds. window: the
-        library's. errors (n_layer,), settings, curves: the profile's, for the policies that look at them. n_protected:
-        tokens that every layer must have room for beside its window. Raises BudgetError.
+        library's. n_protected: tokens that every layer must have room for beside its window. Raises BudgetError.
         """
         if sum(n_tokens) <= mean * len(n_tokens):
             return list(n_tokens)
@@ -89,7 +91,7 @@ class Policy:
         measure = self.spread.measure
         measures = () if measure is None else tuple(measure(layer, min(own, layer.n)) for layer in layers)
         low = max(min(own + 1, mean), own + n_protected)
-        wish = Wish(mean, own, tuple(n_tokens), measures, tuple(errors), settings or Settings(), curves)
+        wish = Wish(mean, own, tuple(n_tokens), measures, known)
         return settle(self.spread.share(wish), mean * len(n_tokens), low, n_tokens)
 
     def keep(self, layer: Layer, budget: int, mean: int, *, window: int) -> Indices:

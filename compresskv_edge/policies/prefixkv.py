@@ -6,8 +6,10 @@ import numpy as np
 
 from .allocation import Spread, Wish
 from .layer import Array, Layer
+from .needs import MASS
 from .policy import Policy
-from .scorers import mass
+from .probes import AllQueries
+from .scores import Attention
 
 _STEPS = 60  # of the binary search: the share is then exact in float64
 
@@ -24,17 +26,15 @@ def policy(*, sinks: int = 4) -> Policy:
     return Policy(
         title="PrefixKV",
         source="arXiv:2412.03409",
-        score=mass,
+        score=Attention(AllQueries()),
         sinks=sinks,
-        spread=Spread(share, shares_held),
-        mass=True,
-        keys=False,
+        spread=Spread(share, shares_held, frozenset({MASS})),
     )
 
 
 def shares_held(layer: Layer, window: int) -> Array:
     """Share of the attention that the best 1, 2, 3 ... tokens hold: (n,), ascending to 1."""
-    best_first = -np.sort(-layer.of_all_queries().astype(np.float64))
+    best_first = -np.sort(-layer[MASS].astype(np.float64))
     return np.asarray(np.cumsum(best_first) / best_first.sum())
 
 

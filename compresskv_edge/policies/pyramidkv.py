@@ -8,7 +8,8 @@ import numpy as np
 
 from .allocation import Spread, Wish
 from .policy import Policy
-from .scorers import window_attention
+from .probes import Window
+from .scores import Attention
 
 
 def policy(*, beta: float = 20.0, window: int = 8, kernel: int = 7, pooling: Literal["avg", "max"] = "max") -> Policy:
@@ -20,13 +21,11 @@ def policy(*, beta: float = 20.0, window: int = 8, kernel: int = 7, pooling: Lit
     return Policy(
         title="PyramidKV",
         source="arXiv:2406.02069",
-        score=window_attention,
+        score=Attention(Window(window)),
         kernel=kernel,
         pooling=pooling,
         window=window,
         spread=Spread(lambda wish: pyramid(wish, beta)),
-        recent=window,
-        native=True,
     )
 
 

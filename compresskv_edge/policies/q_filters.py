@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from .layer import Array, Layer
+from .needs import KEYS
 from .policy import Policy
+from .probes import of_the_text, sampled
+from .scores import Rule
 
 
 def policy(*, window: int = 8) -> Policy:
@@ -20,20 +23,18 @@ def policy(*, window: int = 8) -> Policy:
     return Policy(
         title="Q-Filters",
         source="arXiv:2503.02812",
-        score=projection,
+        score=Rule(projection, sampled(window) | {KEYS}),
         window=window,
-        recent=window,
-        sample=True,
         decodes=True,
     )
 
 
 def projection(layer: Layer, window: int) -> Array:
     """(G, n - window)."""
-    n_head_kv = layer.k.shape[0]
-    directions = np.stack([direction(queries) for queries in layer.of_the_text()])
+    n_head_kv = layer[KEYS].shape[0]
+    directions = np.stack([direction(queries) for queries in of_the_text(layer)])
     filters = directions.reshape(n_head_kv, -1, directions.shape[-1]).mean(axis=1)
-    keys = layer.k[:, : layer.n - window].astype(np.float64)
+    keys = layer[KEYS][:, : layer.n - window].astype(np.float64)
     return np.asarray(np.einsum("gnd,gd->gn", keys, filters))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from .layer import Array, Layer
 from .policy import Policy
+from .scores import Rule
 
 
 def policy(*, seed: int = 0) -> Policy:
@@ -14,4 +15,4 @@ def policy(*, seed: int = 0) -> Policy:
     def score(layer: Layer, window: int) -> Array:
         return np.random.default_rng([seed, layer.index, layer.n_seen]).random((1, layer.n - window))
 
-    return Policy(title="Random", source="none", score=score, keys=False, decodes=True)
+    return Policy(title="Random", source="none", score=Rule(score), decodes=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .policy import Policy
-from .scorers import last_attention
+from .probes import Last
+from .scores import Attention
 
 
 def policy(*, sinks: int = 4, recent_share: float = 0.25) -> Policy:
@@ -16,9 +17,8 @@ def policy(*, sinks: int = 4, recent_share: float = 0.25) -> Policy:
     return Policy(
         title="SAGE-KV",
         source="arXiv:2503.08879",
-        score=last_attention,
+        score=Attention(Last(1)),
         window=1 << 30,
         window_share=recent_share,
         sinks=sinks,
-        recent=1,
     )

@@ -6,6 +6,8 @@ import numpy as np
 
 from .layer import Array, Bools, Layer
 from .policy import Policy
+from .probes import Last
+from .scores import Rule
 
 
 def policy(*, history: int = 400, window: int = 10) -> Policy:
@@ -15,20 +17,19 @@ def policy(*, history: int = 400, window: int = 10) -> Policy:
     heads, and the mean attention decides among equal counts. It drops half of the budget at a time; here the cache
     goes back to its budget whenever its tail is full.
 
-    Costs: the queries of the last `history` tokens, 8 at a time, and their attention in NumPy.
+    Costs: the queries of the last `history` tokens, read once, and their attention in NumPy.
     """
+    probe = Last(history)
 
     def score(layer: Layer, window: int) -> Array:
-        n = min(history, layer.queries.shape[1])
-        visible = layer.visible(n)
-        return np.stack([pivotal(attention, visible)[: layer.n - window] for attention in layer.attention(n)])
+        visible, n_before = layer.visible(min(history, layer.n_queries)), layer.n - window
+        return np.stack([pivotal(rows, visible)[:n_before] for rows in probe.attention(layer, window)])
 
     return Policy(
         title="Scissorhands",
         source="arXiv:2305.17118",
-        score=score,
+        score=Rule(score, probe.needs),
         window=window,
-        recent=history,
         decodes=True,
     )
 

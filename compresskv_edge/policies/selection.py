@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..method.topk import top_k_indices
 from .layer import Bools, Indices, Layer
+from .needs import NOTHING, Needs
 
 Float32 = npt.NDArray[np.float32]
 
@@ -23,12 +24,24 @@ class Candidates:
     layer: Layer
 
 
-Selection = Callable[[Candidates, int], Indices]  # k of the candidates -> their ascending indices (k,)
+@dataclass(frozen=True)
+class Selection:
+    """A way to choose k of the candidates: their ascending indices (k,)."""
+
+    choose: Callable[[Candidates, int], Indices]
+    needs: Needs = NOTHING  # beside what the score reads
+
+    def __call__(self, candidates: Candidates, k: int) -> Indices:
+        """See `choose`."""
+        return self.choose(candidates, k)
 
 
-def top_k(candidates: Candidates, k: int) -> Indices:
+def highest(candidates: Candidates, k: int) -> Indices:
     """The k highest scores; ties as in the library (topk.py)."""
     return top_k_indices(candidates.scores, k)
+
+
+top_k = Selection(highest)
 
 
 def whole_groups(candidates: Candidates, k: int, group: Indices) -> Indices:

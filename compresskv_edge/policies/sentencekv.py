@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from .layer import Indices
+from .needs import ENDS
 from .policy import Policy
-from .scorers import window_attention
-from .selection import Candidates, whole_groups
+from .probes import Window
+from .scores import Attention
+from .selection import Candidates, Selection, whole_groups
 
 
 def policy(*, window: int = 32) -> Policy:
@@ -24,18 +26,14 @@ def policy(*, window: int = 32) -> Policy:
     return Policy(
         title="SentenceKV",
         source="arXiv:2504.00970",
-        score=window_attention,
+        score=Attention(Window(window)),
         window=window,
-        select=select,
-        recent=window,
-        sentences=True,
+        select=Selection(select, frozenset({ENDS})),
     )
 
 
 def sentences(candidates: Candidates) -> Indices:
-    """Number of the sentence that each candidate is in: (n_before,). Raises ValueError if the text is not known."""
-    ends = candidates.layer.ends
-    if ends is None:
-        raise ValueError(f"the sentences of layer {candidates.layer.index} are not known")
+    """Number of the sentence that each candidate is in: (n_before,)."""
+    ends = candidates.layer[ENDS]
     before = np.concatenate([[False], ends[: len(candidates.scores) - 1]])
     return np.cumsum(before).astype(np.int64)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from .policy import Policy
-from .scorers import window_attention
+from .probes import Window
+from .scores import Attention
 
 
 def policy(*, window: int = 32, kernel: int = 7, pooling: Literal["avg", "max"] = "max") -> Policy:
@@ -20,10 +21,8 @@ def policy(*, window: int = 32, kernel: int = 7, pooling: Literal["avg", "max"] 
     return Policy(
         title="SnapKV",
         source="arXiv:2404.14469",
-        score=window_attention,
+        score=Attention(Window(window)),
         kernel=kernel,
         pooling=pooling,
         window=window,
-        recent=window,
-        native=True,
     )

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from ..errors import BudgetError
 from .layer import Array, Layer
 from .policy import Policy
+from .scores import Rule
 
 
 def policy(*, sinks: int = 4) -> Policy:
@@ -16,7 +17,7 @@ def policy(*, sinks: int = 4) -> Policy:
     The paper gives kept tokens new positions inside the cache; positions here stay as they were, as for every method
     of this package, so that methods differ in nothing but the tokens. Costs nothing: no query or key is read.
     """
-    return Policy(title="StreamingLLM", source="arXiv:2309.17453", score=recency, sinks=sinks, keys=False, decodes=True)
+    return Policy(title="StreamingLLM", source="arXiv:2309.17453", score=Rule(recency), sinks=sinks, decodes=True)
 
 
 def recency(layer: Layer, window: int) -> Array:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from .layer import Array, Indices, Layer
+from .needs import MASS
 from .policy import Policy
-from .selection import Candidates
+from .scores import Rule
+from .selection import Candidates, Selection
 
 
 def policy() -> Policy:
@@ -22,10 +24,8 @@ def policy() -> Policy:
     return Policy(
         title="TreeKV",
         source="arXiv:2501.04987",
-        score=mean_attention,
-        select=select,
-        keys=False,
-        mass=True,
+        score=Rule(mean_attention, frozenset({MASS})),
+        select=Selection(select),
         decodes=True,
     )
 
@@ -33,7 +33,7 @@ def policy() -> Policy:
 def mean_attention(layer: Layer, window: int) -> Array:
     """Attention per query that could see the token: (1, n - window)."""
     n_queries = layer.n_seen - layer.positions
-    return (layer.of_all_queries() / n_queries)[None, : layer.n - window]
+    return (layer[MASS] / n_queries)[None, : layer.n - window]
 
 
 def select(candidates: Candidates, k: int) -> Indices:

@@ -10,7 +10,8 @@ import numpy as np
 from .allocation import Spread, Wish, in_proportion
 from .layer import Array, Layer
 from .policy import Policy
-from .scorers import window_attention
+from .probes import Window, of_the_text, sampled
+from .scores import Attention
 
 
 def policy(
@@ -27,18 +28,16 @@ def policy(
     """
 
     def measure(layer: Layer, window: int) -> float:
-        return truncated_entropy(layer.of_the_text(), rank)
+        return truncated_entropy(of_the_text(layer), rank)
 
     return Policy(
         title="UNComp",
         source="arXiv:2410.03090",
-        score=window_attention,
+        score=Attention(Window(window)),
         kernel=kernel,
         pooling=pooling,
         window=window,
-        spread=Spread(lambda wish: share(wish, groups), measure),
-        recent=window,
-        sample=True,
+        spread=Spread(lambda wish: share(wish, groups), measure, sampled(window)),
     )
 
 

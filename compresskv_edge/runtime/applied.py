@@ -11,15 +11,17 @@ for name in ("h2o", "snapkv"):
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, List, Optional, Tuple, Union
 
 from ..engine import native
 from ..errors import PolicyError
 from ..policies.layer import Layer
+from ..policies.needs import KEYS, covers, union
 from ..policies.registry import get, names
-from .policy_run import Run
-from .recorder import Needs, Recorder
+from .inputs import of_text, read_layer
+from .policy_run import PolicyRun
+from .recorder import Recorder
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,16 @@ def read(llm: Any, tokens: Sequence[int], policies: Optional[Iterable[str]] = No
     compression = llm._require("applied.read")
     if compression.always_bounded:
         raise PolicyError(f"kv_prefill={compression.prefill!r} never holds a whole prompt: open the model with 'full'")
-    wanted = [get(name) for name in (names() if policies is None else policies)]
-    # native ones read the library's own window; another may be applied to the same prompt without it
-    recorder = Recorder(compression.layers, compression.window, Needs.of(wanted))
-    run = Run("full", compression, recorder)
-    run.policy = replace(run.policy, recent=recorder.needs.recent, sentences=any(policy.sentences for policy in wanted))
+    wanted = [get(name).needs for name in (names() if policies is None else policies)]
+    needs = of_text(union([*wanted, frozenset({KEYS})]))
+    recorder = Recorder(compression.layers, compression.window, needs)
+    run = PolicyRun("full", compression, recorder)
     compression.run, compression.generating = run, False
     llm.reset()
     llm.eval(list(tokens))
     recorder.finish(llm)
-    layers = tuple(run.read_layer(llm, il) for il in run.evictable)
-    return Seen(tuple(int(token) for token in tokens), layers, recorder.copy(recorder.needs))
+    layers = tuple(read_layer(llm, il, recorder, needs) for il in run.evictable)
+    return Seen(tuple(int(token) for token in tokens), layers, recorder.copy(needs))
 
 
 def apply(llm: Any, policy: str, budget: Union[int, float], seen: Optional[Seen] = None) -> List[int]:
@@ -64,7 +65,7 @@ def apply(llm: Any, policy: str, budget: Union[int, float], seen: Optional[Seen]
     that each layer holds now: (n_layer,). Raises PolicyError, BudgetError, EngineError.
     """
     compression = llm._require("applied.apply")
-    run = Run(policy, compression)
+    run = PolicyRun(policy, compression)
     run.mean = compression.mean_of(budget, llm.n_tokens, evicts=run.policy.evicts)
     layers = None
     if not run.native:
@@ -88,10 +89,10 @@ def evict(llm: Any) -> List[int]:
     return [len(native.positions(llm.ctx, il)) for il in range(len(compression.layers))]
 
 
-def _layers_of(llm: Any, run: Run, name: str, seen: Optional[Seen]) -> Optional[Sequence[Layer]]:
-    needs = Needs.of([run.policy])
+def _layers_of(llm: Any, run: PolicyRun, name: str, seen: Optional[Seen]) -> Optional[Sequence[Layer]]:
+    needs = of_text(run.policy.needs)
     if seen is None:
-        if not Recorder(run.compression.layers, run.compression.window, needs).idle:
+        if not Recorder(run.cache.layers, run.cache.window, needs).idle:
             raise PolicyError(f"policy {name!r} looks at queries that are gone: read the prompt with applied.read")
         return None
     if list(seen.tokens) != llm._input_ids.tolist():
@@ -99,7 +100,6 @@ def _layers_of(llm: Any, run: Run, name: str, seen: Optional[Seen]) -> Optional[
             f"the cache holds {llm.n_tokens} tokens, not the {len(seen.tokens)} of the prompt that was read: "
             "restore its state first"
         )
-    sentences = run.policy.sentences and seen.layers and seen.layers[0].ends is None
-    if not seen.recorder.needs.covers(needs) or sentences:
+    if not covers(seen.recorder.needs, needs):
         raise PolicyError(f"policy {name!r} needs more than was recorded: name it in applied.read")
     return seen.layers

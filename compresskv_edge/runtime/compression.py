@@ -12,7 +12,8 @@ from ..errors import BudgetError, PolicyError, UnsupportedModelError
 from ..method.budget import resolve_mean_budget
 from ..model.facts import ModelFacts
 from ..model.profile import Profile
-from .policy_run import DEFAULT, Run, attached_profile
+from .attached import attached_profile
+from .policy_run import DEFAULT, PolicyRun
 from .prompt import Prompt
 from .protection import Protection
 
@@ -52,7 +53,7 @@ class Compression:
         self.generating = False
         self.current: List[int] = []  # budgets of the last prompt: (n_layer,)
         self.policy = kv_policy
-        self.run = Run(kv_policy, self)
+        self.run = PolicyRun(kv_policy, self)
         self.protection = Protection(kv_protect)
         self.guide_tokens = kv_guide
         self.n_question = 0  # tokens from the last question on, 0: not known
@@ -80,7 +81,7 @@ class Compression:
     def copy(self) -> Compression:
         """For other texts than the model's own: what is protected and asked is found in them anew."""
         other = copy.copy(self)
-        other.run = Run(self.run.spec, other)
+        other.run = PolicyRun(self.run.spec, other)
         other.protection = replace(self.protection, system=(), n_system=0)
         return other
 

@@ -268,7 +268,7 @@ def _keep(llm: Llama, compression: Compression, scores: Scores, budgets: Sequenc
         forced = np.isin(held[:n_before], pinned)
         value = np.where(forced, np.inf, scores[layer][held[:n_before]]).astype(np.float32)
         keys, _ = native.read_kv(llm.ctx, layer, compression.layers[layer])
-        candidates = Candidates(value, forced, Layer(layer, keys, np.empty(0), held))
+        candidates = Candidates(value, forced, Layer(layer, held, {"keys": keys}))
         best = choose(candidates, min(budget - compression.window, n_before))
         kept.append(np.concatenate([best, np.arange(n_before, len(held))]))
     native.keep(llm.ctx, kept)

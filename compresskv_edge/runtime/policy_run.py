@@ -3,68 +3,60 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Callable, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple
 
 import numpy as np
 
 from ..engine import native
 from ..errors import EngineError, PolicyError
-from ..model.profile import Profile, Settings
-from ..policies.allocation import Curves
-from ..policies.layer import Bools, Indices, Layer
-from ..policies.merging import Merge, Merged, merge
-from ..policies.policy import Policy
+from ..model.profile import Profile
+from ..policies.layer import Indices, Layer
+from ..policies.needs import CURVES, HEADS, NOTHING, Needs
 from ..policies.registry import get
+from .attached import as_measured, known, scores_alike
+from .inputs import read_layer
 from .protection import with_floor
-from .recorder import Needs, Recorder
-
-if TYPE_CHECKING:
-    from .compression import Compression
+from .recorder import Recorder
+from .row_merging import Fixed, merged_rows, write_merged
 
 DEFAULT = "compresskv"
 UNBOUNDED = 1 << 30  # tokens: the budget of a policy that never evicts
 
 _log = logging.getLogger(__name__)
 
-_SENTENCE_ENDS = (".", "!", "?", ";", "\u3002", "\uff01", "\uff1f", "\uff1b")  # the wide ones are Chinese and Japanese
-_CLOSERS = " \"')]\u00bb\u201d\u2019"  # may follow an end
+
+class Cache(Protocol):
+    """What a run has to know of the cache that it works on."""
+
+    profile: Profile
+    attached: Profile  # what the library was given
+
+    @property
+    def layers(self) -> Sequence[native.LayerShape]:
+        """Of the model; empty until it is loaded."""
+
+    @property
+    def window(self) -> int:
+        """Last tokens that the library keeps, and whose queries it holds."""
+
+    @property
+    def protected(self) -> Tuple[int, ...]:
+        """Positions that are never evicted."""
 
 
-def attached_profile(spec: str, profile: Profile, budget: Any) -> Profile:
-    """What the library is given for a policy: heads, window and pooling. A budget in tokens may shrink the window."""
-    policy = get(spec)
-    if policy.own_window:
-        return profile.model_copy(
-            update={"settings": profile.settings.model_copy(update={"window": policy.own_window})}
-        )
-    if not policy.native or policy.heads == "profile":
-        return profile
-    least = profile.settings.window
-    window = policy.window_of(budget, least) if isinstance(budget, int) else max(policy.window, least)
-    heads = _all_heads(profile)
-    settings = Settings(
-        window=window, kernel=policy.kernel, pooling=policy.pooling, n_heads=max(map(len, heads)), floor=window + 1
-    )
-    return profile.model_copy(update={"heads_ranked": tuple(map(tuple, heads)), "settings": settings})
+class PolicyRun:
+    """One policy on one cache, with what it has recorded of the text."""
 
-
-def _all_heads(profile: Profile) -> List[List[int]]:
-    return [list(range(profile.model.heads_in(layer))) for layer in range(profile.model.n_layer)]
-
-
-class Run:
-    """One policy on the cache that a `Compression` describes, with what it has recorded of the text."""
-
-    def __init__(self, spec: str, compression: Compression, recorder: Optional[Recorder] = None) -> None:
+    def __init__(self, spec: str, cache: Cache, recorder: Optional[Recorder] = None) -> None:
         """recorder: one that has seen the text in the cache. Raises PolicyError."""
         self.spec = spec
-        self.compression = compression
-        self.policy = _with_settings(get(spec), compression.profile)
+        self.cache = cache
+        self.policy = as_measured(get(spec), cache.profile)
         self.mean = 0  # budget of the text at hand, tokens a layer on average
         self._recorder = recorder
-        if self.policy.curves and compression.profile.error_curves is None:
+        if CURVES in self.policy.needs and cache.profile.error_curves is None:
             raise PolicyError(
                 f"policy {spec!r} spreads its budget by error curves, which the profile lacks: measure one with "
                 "'compresskv calibrate MODEL.gguf -o profile.json --curves' and give it as kv_profile"
@@ -74,34 +66,26 @@ class Run:
     def recorder(self) -> Recorder:
         """Made when the model's shape is known."""
         if self._recorder is None:
-            self._recorder = Recorder(self.compression.layers, self.compression.window, self._needs())
+            self._recorder = Recorder(self.cache.layers, self.cache.window, self._needs)
         return self._recorder
 
     def take(self, recorder: Recorder) -> None:
         """Go on from a copy of what was recorded of the text in the cache."""
-        self._recorder = recorder.copy(self._needs())
+        self._recorder = recorder.copy(self._needs)
 
+    @property
     def _needs(self) -> Needs:
-        return Needs() if self.native else Needs.of([self.policy])
+        return NOTHING if self.native else self.policy.needs
 
     @property
     def native(self) -> bool:
         """The library scores and selects: it was given this policy's heads, window and pooling."""
-        policy, attached = self.policy, self.compression.attached
-        source = self.compression.profile
-        heads = source.heads_used() if policy.heads == "profile" else _all_heads(source)
-        same = (policy.kernel, policy.pooling, heads) == (
-            attached.settings.kernel,
-            attached.settings.pooling,
-            attached.heads_used(),
-        )
-        window = attached.settings.window
-        return policy.native and same and (not self.mean or policy.window_of(self.mean, window) == window)
+        return scores_alike(self.policy, self.cache.profile, self.cache.attached, self.mean)
 
     @property
     def evictable(self) -> List[int]:
         """Layers that can evict."""
-        return [il for il, layer in enumerate(self.compression.layers) if layer.evictable]
+        return [il for il, layer in enumerate(self.cache.layers) if layer.evictable]
 
     #
     # decoding
@@ -137,7 +121,7 @@ class Run:
             raise PolicyError(f"{what} evicts without merging: leave out '+merge' of kv_policy={self.spec!r}")
 
     #
-    # evicting
+    # budgets
     #
 
     def budgets(self, mean: int, n_tokens: int) -> List[int]:
@@ -149,6 +133,32 @@ class Run:
         # a text within its budget is kept whole: its budgets are those of what is generated after it
         n_held = n_tokens if n_tokens > mean else UNBOUNDED
         return self._spread(mean, [n_held] * len(self.evictable), ())
+
+    def _spread(self, mean: int, held: Sequence[int], layers: Iterable[Layer]) -> List[int]:
+        cache, native_too = self.cache, self.native
+        budgets = self.policy.budgets(
+            layers,
+            held,
+            mean,
+            window=cache.window,
+            known=known(cache.profile, self.evictable),
+            n_protected=0 if native_too else len(cache.protected),
+        )
+        if native_too:
+            budgets = with_floor(budgets, len(cache.protected) + cache.window)
+        return self._per_layer(budgets)
+
+    def _per_layer(self, budgets: Sequence[int]) -> List[int]:
+        by_layer = dict(zip(self.evictable, budgets))
+        return [by_layer.get(il, 0) for il in range(len(self.cache.layers))]
+
+    def _mean_of(self, budgets: Sequence[int]) -> int:
+        """The mean budget, of a text that is still being read as well."""
+        return self.mean or sum(budgets[il] for il in self.evictable) // max(len(self.evictable), 1)
+
+    #
+    # evicting
+    #
 
     def at_prompt_end(
         self, llm: Any, mean: int, layers: Optional[Sequence[Layer]] = None, *, force: bool = False
@@ -180,7 +190,7 @@ class Run:
         and are removed; for policies that the library scores.
         """
         if self.native and self.policy.merge and self._is_over(llm, budgets, n_guide):
-            self._evict(llm, native.choose(llm.ctx, budgets, n_guide), budgets, n_guide)
+            self._evict(llm, dict(enumerate(native.choose(llm.ctx, budgets, n_guide))), budgets, n_guide)
         elif self.native and n_guide:
             native.compress_guided(llm.ctx, budgets, n_guide)
         elif self.native:
@@ -192,76 +202,32 @@ class Run:
         """A layer holds more than its budget."""
         return any(len(native.positions(llm.ctx, il)) - n_guide > budgets[il] for il in self.evictable)
 
-    def _spread(self, mean: int, held: Sequence[int], layers: Iterable[Layer]) -> List[int]:
-        compression = self.compression
-        budgets = self.policy.budgets(
-            layers,
-            held,
-            mean,
-            window=compression.window,
-            errors=[compression.profile.layer_errors[il] for il in self.evictable],
-            settings=compression.profile.settings,
-            curves=self._curves(),
-            n_protected=0 if self.native else len(compression.protected),
-        )
-        if self.native:
-            budgets = with_floor(budgets, len(compression.protected) + compression.window)
-        return self._per_layer(budgets)
-
-    def _curves(self) -> Optional[Curves]:
-        found = self.compression.profile.error_curves
-        if found is None:
-            return None
-        asked, later = found.arrays()
-        return found.tokens, asked[self.evictable], later[self.evictable]
-
-    def _per_layer(self, budgets: Sequence[int]) -> List[int]:
-        by_layer = dict(zip(self.evictable, budgets))
-        return [by_layer.get(il, 0) for il in range(len(self.compression.layers))]
-
     def _keep(self, llm: Any, layers: Iterable[Layer], budgets: Sequence[int]) -> None:
-        wanted = [budgets[il] for il in self.evictable]
-        mean = self._mean_of(budgets)
-        by_layer = dict(zip(self.evictable, self.policy.keep_all(layers, wanted, mean, window=self.compression.window)))
-        empty = np.empty(0, dtype=np.int64)
-        self._evict(llm, [by_layer.get(il, empty) for il in range(len(self.compression.layers))], budgets)
+        wanted, mean = [budgets[il] for il in self.evictable], self._mean_of(budgets)
+        kept = self.policy.keep_all(layers, wanted, mean, window=self.cache.window)
+        self._evict(llm, dict(zip(self.evictable, kept)), budgets)
 
-    def _mean_of(self, budgets: Sequence[int]) -> int:
-        """The mean budget, of a text that is still being read as well."""
-        return self.mean or sum(budgets[il] for il in self.evictable) // max(len(self.evictable), 1)
-
-    def _evict(self, llm: Any, kept: Sequence[Indices], budgets: Sequence[int], n_guide: int = 0) -> None:
-        """Keep these tokens (n_layer,) (n_kept,), and with a policy that merges the others in them."""
-        window = self.policy.window_of(self._mean_of(budgets), self.compression.window)
-        merging = self.evictable if self.policy.merge else ()
-        merged = {il: self._merge(llm, il, kept[il], window, n_guide) for il in merging}
+    def _evict(self, llm: Any, kept: Mapping[int, Indices], budgets: Sequence[int], n_guide: int = 0) -> None:
+        """Keep these tokens of each layer, and with a policy that merges the others in them."""
+        merged = self._merged(llm, kept, self._mean_of(budgets), n_guide)
         if n_guide and not llm._ctx.kv_cache_seq_rm(-1, llm.n_tokens, -1):
             raise EngineError(f"the question of {n_guide} tokens that ran ahead cannot be taken out of the cache again")
-        native.keep(llm.ctx, kept)
+        empty = np.empty(0, dtype=np.int64)
+        native.keep(llm.ctx, [kept.get(il, empty) for il in range(len(self.cache.layers))])
         self.recorder.keep({il: kept[il] for il in self.evictable})
         for il, rows in merged.items():
-            self._write(llm, il, rows)
+            write_merged(llm, il, self.cache.layers[il], rows, self.recorder.counts)
 
-    #
-    # merging
-    #
-
-    def _merge(self, llm: Any, il: int, kept: Indices, window: int, n_guide: int) -> Merged:
-        """What the kept rows of layer il become. The window, sinks and protected tokens stay as they are."""
-        positions = native.positions(llm.ctx, il)
-        n = len(positions) - n_guide
-        keys, values = native.read_kv(llm.ctx, il, self.compression.layers[il])
-        protected = np.asarray(self.compression.protected, dtype=np.int64)
-        stays = np.isin(positions[kept], protected) | (positions[kept] < self.policy.sinks)
-        stays[-window:] = True
-        count = self.recorder.count(il, positions[:n])
-        return merge(keys[:, :n], values[:, :n], kept, self.policy.merge or Merge(), fixed=stays, count=count)
-
-    def _write(self, llm: Any, il: int, merged: Merged) -> None:
-        rows = merged.changed
-        shape = self.compression.layers[il]
-        native.write_kv(llm.ctx, il, shape, rows, merged.k[:, rows], merged.v[:, rows])
-        self.recorder.merged(il, native.positions(llm.ctx, il), merged.count)
+    def _merged(self, llm: Any, kept: Mapping[int, Indices], mean: int, n_guide: int) -> Dict[int, Any]:
+        """What kept rows become, by layer; the question that ran ahead is not among what joins them."""
+        options = self.policy.merge
+        if options is None:
+            return {}
+        protected = np.asarray(self.cache.protected, dtype=np.int64)
+        fixed = Fixed(protected, self.policy.sinks, self.policy.window_of(mean, self.cache.window))
+        held = {il: len(native.positions(llm.ctx, il)) - n_guide for il in self.evictable}
+        shapes, counts = self.cache.layers, self.recorder.counts
+        return {il: merged_rows(llm, il, shapes[il], kept[il], n, options, fixed, counts) for il, n in held.items()}
 
     #
     # reading
@@ -272,60 +238,13 @@ class Run:
         if layers is not None:
             return lambda: (self._dress(layer) for layer in layers)
         self.recorder.finish(llm)
-        return lambda: (self._dress(self.read_layer(llm, il)) for il in self.evictable)
+        needs = self.policy.needs
+        return lambda: (self._dress(read_layer(llm, il, self.recorder, needs)) for il in self.evictable)
 
     def _dress(self, layer: Layer) -> Layer:
-        """What belongs to the policy and the user, not to the text."""
-        profile, which = self.compression.profile, self.policy.heads
-        heads: Sequence[int] = profile.heads_used()[layer.index] if which == "profile" else ()
-        protected = np.isin(layer.positions, np.asarray(self.compression.protected, dtype=np.int64))
-        return replace(layer, heads=heads, protected=protected)
-
-    def read_layer(self, llm: Any, il: int) -> Layer:
-        """What layer il holds, as arrays."""
-        shape, record = self.compression.layers[il], self.recorder.records[il]
-        positions = native.positions(llm.ctx, il)
-        if self.policy.keys:
-            keys, _ = native.read_kv(llm.ctx, il, shape)
-        else:
-            keys = np.empty((shape.n_head_kv, len(positions), 0), dtype=np.float32)
-        return Layer(
-            index=il,
-            k=keys,
-            queries=self._queries(llm, il),
-            positions=positions,
-            mass=record.mass if self.recorder.needs.mass else None,
-            sample=record.sample if self.recorder.needs.sample else None,
-            ends=sentence_ends(llm, positions) if self.policy.sentences else None,
-        )
-
-    def _queries(self, llm: Any, il: int) -> Any:
-        if not self.policy.recent or llm.n_tokens < self.compression.window:
-            return self.recorder.records[il].recent[:, :0]
-        if not self.recorder.idle and self.recorder.needs.recent:
-            return self.recorder.records[il].recent
-        return native.read_queries(llm.ctx, il, self.compression.layers[il], self.compression.window)
-
-
-def _with_settings(policy: Policy, profile: Profile) -> Policy:
-    """CompressKV's window and pooling are the profile's; edge has a window of its own."""
-    settings = profile.settings
-    if policy.own_window:
-        return replace(policy, kernel=settings.kernel, pooling=settings.pooling)
-    if policy.heads != "profile":
-        return policy
-    return replace(
-        policy, window=settings.window, recent=settings.window, kernel=settings.kernel, pooling=settings.pooling
-    )
-
-
-def sentence_ends(llm: Any, positions: Indices) -> Bools:
-    """Tokens at these positions that end a sentence or a line: (n,)."""
-    tokens = llm._input_ids[positions]
-    ends = {int(token): _ends_sentence(llm.detokenize([int(token)], special=True)) for token in np.unique(tokens)}
-    return np.asarray([ends[int(token)] for token in tokens], dtype=bool)
-
-
-def _ends_sentence(piece: bytes) -> bool:
-    text = piece.decode(errors="replace")
-    return "\n" in text or text.rstrip(_CLOSERS).endswith(_SENTENCE_ENDS)
+        """What belongs to the profile and the user, not to the text."""
+        protected = np.isin(layer.positions, np.asarray(self.cache.protected, dtype=np.int64))
+        inputs = dict(layer.inputs)
+        if HEADS in self.policy.needs:
+            inputs[HEADS.kind] = self.cache.profile.heads_used()[layer.index]
+        return replace(layer, inputs=inputs, protected=protected)

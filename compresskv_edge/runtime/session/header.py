@@ -14,7 +14,7 @@ from ...errors import SessionError
 from ...model.gguf_file import GGUF
 from ...model.profile import Profile
 from ...version import __version__
-from ..policy_run import attached_profile
+from ..attached import attached_profile
 from ..protection import N_SINKS
 from .options import CONTEXT, MAX_TOKENS, Context, Options, context_of, options_of
 
