@@ -23,20 +23,34 @@ def attention(queries: Array, keys: Array, n_visible: Array, *, softcap: float =
 
     softcap: logits become softcap * tanh(logits / softcap), as in Gemma 2; 0: they stay.
     """
-    n_head, n_steps, head_dim = queries.shape
-    n_head_kv, n_rows, _ = keys.shape
-    group = n_head // n_head_kv
-    hidden = np.arange(n_rows) >= np.asarray(n_visible)[:, None]
-    for g in range(n_head_kv):
-        rows = queries[g * group : (g + 1) * group].reshape(group * n_steps, head_dim)
-        logits = (rows @ keys[g].T / np.float32(np.sqrt(head_dim))).reshape(group, n_steps, n_rows)
-        if softcap:
-            logits = softcap * np.tanh(logits / softcap)
-        logits[:, hidden] = -np.inf
-        logits -= logits.max(axis=-1, keepdims=True)
-        np.exp(logits, out=logits)
-        logits /= logits.sum(axis=-1, keepdims=True)
-        yield logits
+    group = len(queries) // len(keys)
+    hidden = np.arange(keys.shape[1]) >= np.asarray(n_visible)[:, None]
+    for g, own in enumerate(keys):
+        yield of_head(queries[g * group : (g + 1) * group], own, hidden, softcap=softcap)
+
+
+def of_head(queries: Array, keys: Array, hidden: Array, *, softcap: float = 0.0) -> Array:
+    """As `attention`, for the query heads of one KV head, in the precision of the arrays: (..., n_steps, n_rows).
+
+    queries: (..., n_steps, head_dim). keys: (n_rows, head_dim). hidden: (n_steps, n_rows), what a step may not see.
+    """
+    head_dim = queries.shape[-1]
+    logits = queries.reshape(-1, head_dim) @ keys.T / queries.dtype.type(np.sqrt(head_dim))
+    logits = logits.reshape(*queries.shape[:-1], len(keys))
+    if softcap:
+        logits = softcap * np.tanh(logits / softcap)
+    logits[..., hidden] = -np.inf
+    return softmax(logits)
+
+
+def softmax(logits: Array) -> Array:
+    """Over the last axis, in the array itself; where all logits are -inf, zeros."""
+    highest = logits.max(axis=-1, keepdims=True)
+    logits -= np.where(np.isfinite(highest), highest, 0.0).astype(logits.dtype)
+    np.exp(logits, out=logits)
+    total = logits.sum(axis=-1, keepdims=True)
+    logits /= np.where(total > 0.0, total, 1.0).astype(logits.dtype)
+    return logits
 
 
 def attend(queries: Array, keys: Array, values: Array, n_visible: Array, *, softcap: float = 0.0) -> Float32:

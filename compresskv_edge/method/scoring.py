@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BudgetError
+from .attention import of_head
 from .topk import top_k_indices
 
 Array = npt.NDArray[Any]
@@ -73,13 +74,12 @@ def window_attention(q_window: Array, k: Array, head: int) -> Float64:
     softmax(q k^T / sqrt(head_dim)), causal inside the window.
     """
     _check_shapes(q_window, k, head)
-    n_head, window, head_dim = q_window.shape
+    n_head, window, _ = q_window.shape
     n_head_kv, n_tokens, _ = k.shape
     query = q_window[head].astype(np.float64)
     keys = k[head // (n_head // n_head_kv)].astype(np.float64)
-    logits = query @ keys.T / np.sqrt(head_dim)
-    logits[:, n_tokens - window :][np.triu_indices(window, 1)] = -np.inf
-    return _softmax(logits)
+    hidden = np.arange(n_tokens) > np.arange(n_tokens - window, n_tokens)[:, None]
+    return np.asarray(of_head(query, keys, hidden), dtype=np.float64)
 
 
 def pool(scores: Array, kernel: int, pooling: Pooling) -> Float64:
@@ -97,11 +97,6 @@ def pool(scores: Array, kernel: int, pooling: Pooling) -> Float64:
     spans = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=-1)
     pooled = spans.sum(axis=-1) / kernel if pooling == "avg" else spans.max(axis=-1)
     return np.asarray(pooled, dtype=np.float64)
-
-
-def _softmax(logits: Float64) -> Float64:
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=-1, keepdims=True), dtype=np.float64)
 
 
 def _check_shapes(q_window: Array, k: Array, head: int) -> None:

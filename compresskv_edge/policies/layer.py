@@ -12,6 +12,8 @@ from typing import Any, Optional
 import numpy as np
 import numpy.typing as npt
 
+from ..method.attention import of_head
+
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]
@@ -68,7 +70,7 @@ class Layer:
         keys = self.k.astype(np.float64)
         for head in range(self.n_head):
             query = self.queries[head, -window:].astype(np.float64)
-            yield _softmax(query @ keys[head // group].T / np.sqrt(query.shape[1]), hidden)
+            yield np.asarray(of_head(query, keys[head // group], hidden), dtype=np.float64)
 
     def of_all_queries(self) -> Array:
         """`mass`, for the policies that need it. Raises ValueError if it was not recorded."""
@@ -79,12 +81,3 @@ class Layer:
     def of_the_text(self) -> Array:
         """`sample`, or the last queries where a short prompt left no sample."""
         return self.queries if self.sample is None or self.sample.shape[1] == 0 else self.sample
-
-
-def _softmax(logits: Float64, hidden: Bools) -> Float64:
-    """Over the last axis; a query that sees nothing gives zeros."""
-    logits[hidden] = -np.inf
-    highest = logits.max(axis=-1, keepdims=True)
-    weights = np.exp(logits - np.where(np.isfinite(highest), highest, 0.0))
-    total = weights.sum(axis=-1, keepdims=True)
-    return np.asarray(weights / np.where(total > 0.0, total, 1.0), dtype=np.float64)
