@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Sequence, Tuple
+from pathlib import Path
+from typing import Any, Callable, List, Sequence, Tuple
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
+from conftest import ISWA_ARCHS
+from logits import TYPES
+
+from compresskv_edge.engine import native
 
 Item = Tuple[int, int, Sequence[int], bool]  # token, position, sequences, wants logits
+
+
+LENGTHS = (300, 150, 420)
+NEXT = np.random.default_rng(5).integers(32, 127, 12).tolist()
 
 
 class Context:
@@ -66,3 +75,49 @@ class Context:
     def follow(self, seq_id: int, tokens: Sequence[int], n_past: int) -> npt.NDArray[np.float32]:
         """Logits after each of some tokens, one decode each: (n_tokens, n_vocab)."""
         return np.stack([self.read(seq_id, [t], n_past + i) for i, t in enumerate(tokens)])
+
+
+def prompt_of(seq_id: int) -> List[int]:
+    n = LENGTHS[seq_id]
+    return np.random.default_rng(n).integers(32, 127, n).tolist()
+
+
+def kept_of(seq_id: int, n_layer: int) -> List[Any]:
+    """A selection of its own for every sequence and layer, window included; sliding windows are not evictable."""
+    n = LENGTHS[seq_id]
+    rng = np.random.default_rng(100 + seq_id)
+    sizes = [40 + 17 * layer % 60 + 5 * seq_id for layer in range(n_layer)]
+    return [np.concatenate([np.sort(rng.choice(n - 8, size, replace=False)), np.arange(n - 8, n)]) for size in sizes]
+
+
+def keep(llm: Any, context: Context, seq_id: int) -> None:
+    layers = llm._compression.layers
+    kept = kept_of(seq_id, len(layers))
+    native.keep(context.ctx, [k if layer.evictable else [] for k, layer in zip(kept, layers)], seq_id)
+
+
+def budgets_of(seq_id: int, llm: Any) -> List[int]:
+    return [60 + 10 * (layer % 3) + seq_id for layer in range(len(llm._compression.layers))]
+
+
+def held(llm: Any, context: Context, seq_id: int) -> List[List[int]]:
+    return [native.positions(context.ctx, il, seq_id).tolist() for il in range(len(llm._compression.layers))]
+
+
+def loader(tiny_gguf: Callable[..., Path]) -> Callable[..., Any]:
+    """`load(arch, type_kv, **options)`: a random model with a compressed cache, one thread."""
+    from compresskv_edge import Llama, Profile  # which name the library before llama_cpp loads one
+
+    def make(arch: str = "llama", type_kv: str = "f16", **options: Any) -> Any:
+        path = tiny_gguf(arch)
+        kv = TYPES[type_kv]
+        compressed = {"kv_profile": Profile.uniform(path), "kv_budget": 100, "kv_tail": 64}
+        sizes = {"n_ctx": 2048, "n_batch": 256, "n_threads": 1, "n_threads_batch": 1, "type_k": kv, "type_v": kv}
+        options = {**compressed, **sizes, "flash_attn": True, "swa_full": False, "verbose": False, **options}
+        return Llama(str(path), **options)
+
+    return make
+
+
+def tolerance(arch: str, type_kv: str) -> float:
+    return 0.15 if type_kv != "f16" or arch in ISWA_ARCHS else 0.02

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any, Callable, List
 
@@ -11,57 +10,18 @@ import llama_cpp
 import numpy as np
 import pytest
 from conftest import ISWA_ARCHS, PLAIN_ARCHS
-from logits import TYPES
-from sequences import Context
+from sequences import LENGTHS, NEXT, Context, budgets_of, held, keep, kept_of, loader, prompt_of, tolerance
 
-from compresskv_edge import Llama, Profile
+from compresskv_edge import Llama
 from compresskv_edge.engine import native
 from compresskv_edge.method import scoring
 
 pytestmark = pytest.mark.every_device
 
-LENGTHS = (300, 150, 420)
-NEXT = np.random.default_rng(5).integers(32, 127, 12).tolist()
-
-
-def prompt_of(seq_id: int) -> List[int]:
-    n = LENGTHS[seq_id]
-    return np.random.default_rng(n).integers(32, 127, n).tolist()
-
-
-def kept_of(seq_id: int, n_layer: int) -> List[Any]:
-    """A selection of its own for every sequence and layer, window included; sliding windows are not evictable."""
-    n = LENGTHS[seq_id]
-    rng = np.random.default_rng(100 + seq_id)
-    sizes = [40 + 17 * layer % 60 + 5 * seq_id for layer in range(n_layer)]
-    return [np.concatenate([np.sort(rng.choice(n - 8, size, replace=False)), np.arange(n - 8, n)]) for size in sizes]
-
-
-def keep(llm: Any, context: Context, seq_id: int) -> None:
-    layers = llm._compression.layers
-    kept = kept_of(seq_id, len(layers))
-    native.keep(context.ctx, [k if layer.evictable else [] for k, layer in zip(kept, layers)], seq_id)
-
-
-def budgets_of(seq_id: int, llm: Any) -> List[int]:
-    return [60 + 10 * (layer % 3) + seq_id for layer in range(len(llm._compression.layers))]
-
-
-def held(llm: Any, context: Context, seq_id: int) -> List[List[int]]:
-    return [native.positions(context.ctx, il, seq_id).tolist() for il in range(len(llm._compression.layers))]
-
 
 @pytest.fixture
 def loaded(tiny_gguf: Callable[..., Path]) -> Callable[..., Llama]:
-    def make(arch: str = "llama", type_kv: str = "f16", **options: Any) -> Llama:
-        path = tiny_gguf(arch)
-        kv = TYPES[type_kv]
-        compressed = {"kv_profile": Profile.uniform(path), "kv_budget": 100, "kv_tail": 64}
-        sizes = {"n_ctx": 2048, "n_batch": 256, "n_threads": 1, "n_threads_batch": 1, "type_k": kv, "type_v": kv}
-        options = {**compressed, **sizes, "flash_attn": True, "swa_full": False, "verbose": False, **options}
-        return Llama(str(path), **options)
-
-    return make
+    return loader(tiny_gguf)
 
 
 ARCHS_AND_TYPES = [(arch, "f16") for arch in (*PLAIN_ARCHS, *ISWA_ARCHS)] + [("llama", "q8_0"), ("llama", "q4_0")]
@@ -88,16 +48,12 @@ def test_together_is_as_alone(arch: str, type_kv: str, unified: bool, loaded: Ca
     for seq_id in range(3):
         ours = np.stack([row[seq_id] for row in together])
         error = 0.1 if type_kv == "q4_0" else None  # a key that rounds the other way
-        devices.assert_same(ours, alone[seq_id], atol=_tolerance(arch, type_kv), error=error)
+        devices.assert_same(ours, alone[seq_id], atol=tolerance(arch, type_kv), error=error)
 
 
 def _kept_argument(llm: Any, seq_id: int) -> List[Any]:
     layers = llm._compression.layers
     return [k if layer.evictable else [] for k, layer in zip(kept_of(seq_id, len(layers)), layers)]
-
-
-def _tolerance(arch: str, type_kv: str) -> float:
-    return 0.15 if type_kv != "f16" or arch in ISWA_ARCHS else 0.02
 
 
 @pytest.mark.parametrize("arch", ["llama", "gemma3"])
@@ -260,61 +216,6 @@ def test_protected_positions_are_those_of_their_sequence(loaded: Callable[..., L
         native.compress(context.ctx, [20] * len(llm._compression.layers), seq_id=seq_id)
     assert all({3, 5} <= set(layer) for layer in held(llm, context, 1))
     assert not all({3, 5} <= set(layer) for layer in held(llm, context, 0))
-
-
-def get_state(context: Context, seq_id: int = -1) -> Any:
-    size = llama_cpp.llama_state_get_size(context.ctx) if seq_id < 0 else _seq_size(context, seq_id)
-    data = (ctypes.c_uint8 * size)()
-    if seq_id < 0:
-        assert llama_cpp.llama_state_get_data(context.ctx, data, size) == size
-    else:
-        assert llama_cpp.llama_state_seq_get_data(context.ctx, data, size, seq_id) == size
-    return data
-
-
-def _seq_size(context: Context, seq_id: int) -> int:
-    return int(llama_cpp.llama_state_seq_get_size(context.ctx, seq_id))
-
-
-@pytest.mark.parametrize("arch", ["llama", "gemma3"])
-def test_states_of_all_and_of_one(arch: str, loaded: Callable[..., Llama]) -> None:
-    llm = loaded(arch)
-    context = Context(llm, 3)
-    for seq_id in (0, 2):
-        context.read(seq_id, prompt_of(seq_id))
-        keep(llm, context, seq_id)
-    llama_cpp.llama_memory_seq_cp(context.memory, 2, 1, -1, -1)
-    want = [held(llm, context, s) for s in range(3)]
-    whole, one = get_state(context), get_state(context, 2)
-
-    for fresh in (Context(llm, 3), context):
-        assert llama_cpp.llama_state_set_data(fresh.ctx, whole, len(whole)) == len(whole)
-        assert [held(llm, fresh, s) for s in range(3)] == want
-        assert native.seq_stats(fresh.ctx, 1).n_sharing == 2
-
-    other = Context(llm, 2)  # never decoded, two states one after the other
-    for seq_id in (1, 0):
-        assert llama_cpp.llama_state_seq_set_data(other.ctx, one, len(one), seq_id) == len(one)
-        evictable = [layer.evictable for layer in llm._compression.layers]  # of the others the window is saved
-        for got, wanted, e in zip(held(llm, other, seq_id), want[2], evictable):
-            assert got == wanted or not e
-    first = context.follow(2, NEXT, LENGTHS[2])
-    for seq_id in (0, 1):
-        devices.assert_same(other.follow(seq_id, NEXT, LENGTHS[2]), first, atol=_tolerance(arch, "f16"))
-
-
-def test_a_state_that_does_not_fit_leaves_the_other_sequences(loaded: Callable[..., Llama]) -> None:
-    llm = loaded()
-    context = Context(llm, 2)
-    for seq_id in (0, 1):
-        context.read(seq_id, prompt_of(seq_id))
-        keep(llm, context, seq_id)
-    want = held(llm, context, 1)
-    state = get_state(context, 0)
-    assert llama_cpp.llama_state_seq_set_data(context.ctx, state, len(state) // 2, 0) == 0
-    assert held(llm, context, 1) == want
-    assert held(llm, context, 0) == [[]] * len(want)
-    context.follow(1, NEXT, LENGTHS[1])
 
 
 def test_a_sequence_number_that_is_too_large(loaded: Callable[..., Llama]) -> None:

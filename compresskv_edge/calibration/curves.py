@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import native
+from ..method.attention import softmax
 from ..method.scoring import pool
 from ..policies.compresskv import score
 from ..policies.keydiff import difference
@@ -57,7 +58,8 @@ def later(engine: Engine, prompt: Sequence[int], n_document: int) -> Float64:
 
 def moved(full: Logits, other: Logits) -> float:
     """Total variation distance of two predictions, 0 to 1: the share of probability that moved. Both are (n_vocab,)."""
-    return float(np.abs(_softmax(full) - _softmax(other)).sum() / 2)
+    probabilities = [softmax(logits.astype(np.float64)) for logits in (full, other)]
+    return float(np.abs(probabilities[0] - probabilities[1]).sum() / 2)
 
 
 class _Text:
@@ -108,8 +110,3 @@ def _curves(text: _Text, orders: dict[int, Indices]) -> Float64:
                 found = text.follow(il, order[:n_tokens])
                 errors[il, i] = sum(moved(*pair) for pair in zip(text.reference, found))
     return errors
-
-
-def _softmax(logits: Logits) -> Float64:
-    weights = np.exp(logits.astype(np.float64) - logits.max())
-    return np.asarray(weights / weights.sum())

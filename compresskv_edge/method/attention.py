@@ -14,9 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Bools = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 
@@ -25,33 +23,34 @@ def attention(queries: Array, keys: Array, n_visible: Array, *, softcap: float =
 
     softcap: logits become softcap * tanh(logits / softcap), as in Gemma 2; 0: they stay.
     """
-    n_head, n_steps, head_dim = queries.shape
-    n_head_kv, n_rows, _ = keys.shape
-    group = n_head // n_head_kv
-    hidden = np.arange(n_rows) >= np.asarray(n_visible)[:, None]
-    for g in range(n_head_kv):
-        rows = queries[g * group : (g + 1) * group].reshape(group * n_steps, head_dim)
-        logits = (rows @ keys[g].T / np.float32(np.sqrt(head_dim))).reshape(group, n_steps, n_rows)
-        if softcap:
-            logits = softcap * np.tanh(logits / softcap)
-        logits[:, hidden] = -np.inf
-        logits -= logits.max(axis=-1, keepdims=True)
-        np.exp(logits, out=logits)
-        logits /= logits.sum(axis=-1, keepdims=True)
-        yield logits
+    group = len(queries) // len(keys)
+    hidden = np.arange(keys.shape[1]) >= np.asarray(n_visible)[:, None]
+    for g, own in enumerate(keys):
+        yield of_head(queries[g * group : (g + 1) * group], own, hidden, softcap=softcap)
 
 
-def one_head(queries: Float64, keys: Float64, hidden: Bools) -> Float64:
-    """The same of one head, exact: queries (r, head_dim), keys (n, head_dim), hidden (r, n) from each query -> (r, n).
+def of_head(queries: Array, keys: Array, hidden: Array, *, softcap: float = 0.0) -> Array:
+    """As `attention`, for the query heads of one KV head, in the precision of the arrays: (..., n_steps, n_rows).
 
-    Rows sum to 1, but for those of queries that see nothing: zeros.
+    queries: (..., n_steps, head_dim). keys: (n_rows, head_dim). hidden: (n_steps, n_rows), what a step may not see.
     """
-    logits = queries @ keys.T / np.sqrt(queries.shape[1])
-    logits[hidden] = -np.inf
+    head_dim = queries.shape[-1]
+    logits = queries.reshape(-1, head_dim) @ keys.T / queries.dtype.type(np.sqrt(head_dim))
+    logits = logits.reshape(*queries.shape[:-1], len(keys))
+    if softcap:
+        logits = softcap * np.tanh(logits / softcap)
+    logits[..., hidden] = -np.inf
+    return softmax(logits)
+
+
+def softmax(logits: Array) -> Array:
+    """Over the last axis, in the array itself; where all logits are -inf, zeros."""
     highest = logits.max(axis=-1, keepdims=True)
-    weights = np.exp(logits - np.where(np.isfinite(highest), highest, 0.0))
-    total = weights.sum(axis=-1, keepdims=True)
-    return np.asarray(weights / np.where(total > 0.0, total, 1.0), dtype=np.float64)
+    logits -= np.where(np.isfinite(highest), highest, 0.0).astype(logits.dtype)
+    np.exp(logits, out=logits)
+    total = logits.sum(axis=-1, keepdims=True)
+    logits /= np.where(total > 0.0, total, 1.0).astype(logits.dtype)
+    return logits
 
 
 def attend(queries: Array, keys: Array, values: Array, n_visible: Array, *, softcap: float = 0.0) -> Float32:

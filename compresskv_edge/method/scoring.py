@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BudgetError
-from .attention import one_head
+from .attention import of_head
 from .topk import top_k_indices
 
 Array = npt.NDArray[Any]
@@ -78,7 +78,8 @@ def window_attention(q_window: Array, k: Array, head: int) -> Float64:
     n_head_kv, n_tokens, _ = k.shape
     query = q_window[head].astype(np.float64)
     keys = k[head // (n_head // n_head_kv)].astype(np.float64)
-    return one_head(query, keys, np.arange(n_tokens) > np.arange(n_tokens - window, n_tokens)[:, None])
+    hidden = np.arange(n_tokens) > np.arange(n_tokens - window, n_tokens)[:, None]
+    return np.asarray(of_head(query, keys, hidden), dtype=np.float64)
 
 
 def pool(scores: Array, kernel: int, pooling: Pooling) -> Float64:

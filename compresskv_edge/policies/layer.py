@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import PolicyError
-from ..method.attention import one_head
+from ..method.attention import of_head
 from .needs import HEADS, KEYS, QUERIES, Need
 
 Array = npt.NDArray[Any]
@@ -76,4 +76,5 @@ class Layer:
         ):
             keys = self[KEYS][g].astype(np.float64)
             for head in members:
-                yield one_head(queries[head, -window:].astype(np.float64), keys, hidden)
+                query = queries[head, -window:].astype(np.float64)
+                yield np.asarray(of_head(query, keys, hidden), dtype=np.float64)

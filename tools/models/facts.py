@@ -63,18 +63,11 @@ def full_name(r: random.Random, s: Lists) -> str:
 
 
 def surname(r: random.Random) -> str:
-    return invented(r).capitalize() if r.random() < 0.3 else r.choice(w.SURNAME_HEADS) + r.choice(w.SURNAME_TAILS)
+    return w.invented(r).capitalize() if r.random() < 0.3 else r.choice(w.SURNAME_HEADS) + r.choice(w.SURNAME_TAILS)
 
 
 def town(r: random.Random) -> str:
-    return invented(r).capitalize() if r.random() < 0.3 else r.choice(w.TOWN_HEADS) + r.choice(w.TOWN_TAILS)
-
-
-def invented(r: random.Random) -> str:
-    """A word that nobody knows, of two or three syllables."""
-    onsets = "b br c ch cl d dr f fl g gr h j k l m n p pl pr qu r s sh sl st t th tr v w z".split()
-    ends = ("", "n", "r", "l", "s", "m", "ck", "nd", "rt")
-    return "".join(r.choice(onsets) + r.choice("aeiou") + r.choice(ends) for _ in range(r.randint(2, 3)))
+    return w.invented(r).capitalize() if r.random() < 0.3 else r.choice(w.TOWN_HEADS) + r.choice(w.TOWN_TAILS)
 
 
 def number(r: random.Random, s: Lists, n_digit: int) -> str:

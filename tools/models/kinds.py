@@ -1,13 +1,11 @@
-"""The kinds of facts, and the questions that ask for several facts at once."""
+"""The kinds of facts."""
 
 from __future__ import annotations
 
-import dataclasses
 import random
-from collections.abc import Callable
 
 import words as w
-from facts import Fact, Fields, Kind, Lists, full_name, make_fact, number, person, surname, thing, town
+from facts import Fields, Kind, Lists, full_name, number, person, surname, thing, town
 
 
 def _keep(r: random.Random, s: Lists) -> Fields:
@@ -28,7 +26,7 @@ def _meal(r: random.Random, s: Lists) -> Fields:
     return {"k": surname(r), "v": f"{s.pick(r, w.COOKED)} {s.pick(r, w.FOODS)} with {s.pick(r, w.FOODS)}"}
 
 
-def _attribute(r: random.Random, s: Lists) -> Fields:
+def attribute(r: random.Random, s: Lists) -> Fields:
     value = r.choice((thing(r, s), town(r), number(r, s, 3), s.pick(r, w.COLOURS), surname(r)))
     return {"k": r.choice(w.ATTRIBUTES), "k2": thing(r, s), "v": value}
 
@@ -37,7 +35,7 @@ def _action(r: random.Random, s: Lists) -> Fields:
     return {"k": full_name(r, s), "k2": r.choice(w.VERBS), "v": f"the {thing(r, s)}"}
 
 
-def _stop(r: random.Random, s: Lists) -> Fields:
+def stop(r: random.Random, s: Lists) -> Fields:
     return {"k": full_name(r, s), "k2": r.choice(ORDINALS), "v": town(r)}
 
 
@@ -194,7 +192,7 @@ KINDS: dict[str, Kind] = {
             "Tell me the {k} of the {k2}.",
             "Do you know the {k} of the {k2}?",
         ),
-        _attribute,
+        attribute,
     ),
     "action": Kind(
         ("{k} {k2} {v}.", "One morning {k} {k2} {v}.", "In those days {k} often {k2} {v}."),
@@ -226,7 +224,7 @@ KINDS: dict[str, Kind] = {
             "Where does {k} stop on the {k2} day?",
             "Which place is the {k2} one on the journey of {k}?",
         ),
-        _stop,
+        stop,
     ),
     "trade": Kind(  # two words of one sentence that do not stand together
         (
@@ -266,91 +264,4 @@ KINDS: dict[str, Kind] = {
         _luggage,
         "{v}, {v2} and {v3}",
     ),
-}
-
-
-def _history(r: random.Random, s: Lists) -> Fields:
-    return {"k": thing(r, s), "v": full_name(r, s), "v2": f"{number(r, s, 3)} crowns", "v3": town(r)}
-
-
-def _life(r: random.Random, s: Lists) -> Fields:
-    return {"k": full_name(r, s), "v": town(r), "v2": s.pick(r, w.JOBS), "v3": town(r)}
-
-
-# Facts of several sentences that stand together; to ask for one is to ask for its summary.
-PASSAGES: dict[str, Kind] = {
-    "history": Kind(
-        (
-            "The {k} was built by {v}. It took a whole winter. In the end it cost {v2}. Today it stands in {v3}.",
-            "The {k} has a long story. First {v} built it. Then somebody paid {v2} for it. Now it is seen in {v3}.",
-            "Much is told of the {k}. It is the work of {v}, and nobody helped. The bill was {v2}. It went to {v3}.",
-        ),
-        (
-            "Sum up the story of the {k}.",
-            "Summarise what the text tells of the {k}.",
-            "Give a short summary of the passage about the {k}.",
-        ),
-        _history,
-        "built by {v} for {v2}, now in {v3}",
-    ),
-    "life": Kind(
-        (
-            "{k} was born in {v}. There was little money in the house. A {v2} has to work hard. The grave is in {v3}.",
-            "About {k} we know this. The family came from {v}. An uncle was a {v2}, and so the child became one. The "
-            "end came in {v3}.",
-            "{k} left {v} before the war. It was not easy to live as a {v2}. At last there was a small house in {v3}.",
-        ),
-        (
-            "Sum up the life of {k}.",
-            "Summarise what the text tells of {k}.",
-            "Give a short summary of the passage about {k}.",
-        ),
-        _life,
-        "from {v}, a {v2}, last in {v3}",
-    ),
-}
-ALL_KINDS = KINDS | PASSAGES
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Facts that share a key and are asked for together; `answer` is filled by each fact in turn."""
-
-    shared: str  # the field that is the shared key
-    draw: Callable[[random.Random, Lists, int], list[Fact]]
-    questions: dict[int, tuple[str, ...]]
-    answer: str
-    by_place: bool  # the order of the answer: as they stand in the document, or as they were drawn
-
-
-def _stops(r: random.Random, s: Lists, n: int) -> list[Fact]:
-    name = full_name(r, s)
-    return [make_fact(KINDS, "stop", _stop(r, s) | {"k": name, "k2": ORDINALS[i]}) for i in range(n)]
-
-
-def _portrait(r: random.Random, s: Lists, n: int) -> list[Fact]:
-    about, attributes = thing(r, s), r.sample(w.ATTRIBUTES, n)
-    return [make_fact(KINDS, "attribute", _attribute(r, s) | {"k": a, "k2": about}) for a in attributes]
-
-
-_SUMMARIES = (
-    "Sum up what the text says about the {k2}.",
-    "Summarise the facts about the {k2}.",
-    "What does the text say about the {k2}?",
-)
-GROUPS: dict[str, Group] = {
-    "stops": Group(
-        "k",
-        _stops,
-        {
-            2: ("Name the first and the second stop of {k}.", "What are the first and the second stop of {k}?"),
-            3: (
-                "Name the first, the second and the third stop of {k}.",
-                "What are the first, the second and the third stop of {k}?",
-            ),
-        },
-        "{k2} {v}",
-        False,
-    ),
-    "summary": Group("k2", _portrait, {2: _SUMMARIES, 3: _SUMMARIES}, "{k} {v}", True),
 }

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import chat
 import numpy as np
-from kinds import ALL_KINDS, GROUPS, KINDS
+from groups import GROUPS
+from kinds import KINDS
+from passages import ALL_KINDS
 from prompts import HELD_QUESTIONS, SIMPLE, Book, Prompt, Task, make_prompt
 from text import BOS, Encoder
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import chat
 import facts
 import sources
+from groups import GROUPS
 from held import holds_none
-from kinds import GROUPS, KINDS
+from kinds import KINDS
 from specs import SPECS, Spec
 from text import SPECIAL
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -11,8 +11,9 @@ import chat as c
 import rows
 import words
 from facts import Fact, Lists, draw_facts
+from groups import GROUPS
 from held import held_out_words
-from kinds import ALL_KINDS, GROUPS
+from passages import ALL_KINDS
 from text import BOS, END, SYSTEM, USER, Encoder, Span
 
 # Paraphrases that no training text holds.

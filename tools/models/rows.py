@@ -13,7 +13,9 @@ import re
 import chat as c
 import numpy as np
 from facts import Fact, draw_facts, draw_lists
-from kinds import ALL_KINDS, GROUPS, KINDS, PASSAGES
+from groups import GROUPS
+from kinds import KINDS
+from passages import ALL_KINDS, PASSAGES
 from specs import Mix
 from text import ASSISTANT, BOS, END, SYSTEM, USER, Encoder, Prose, Span
 

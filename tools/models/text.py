@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from facts import invented
+from words import invented
 
 PAD, BOS, EOS, SYSTEM, USER, ASSISTANT, END = range(7)
 SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")

@@ -1,5 +1,9 @@
 """Word lists for the generated facts; measure.py has others, which no training text holds."""
 
+from __future__ import annotations
+
+import random
+
 ADJECTIVES = (
     "amber ancient bitter black blue brass broken bronze brown clever copper coral crimson crooked curved damp dark "
     "deep double dusty eastern empty fancy feather foggy forest frozen gentle glass golden grand granite green grey "
@@ -103,3 +107,10 @@ VERBS = (
     "admired bought borrowed broke brought carried chased drew followed found helped hid lost met painted praised "
     "repaired saw sold thanked visited warned"
 ).split()
+
+
+def invented(r: random.Random) -> str:
+    """A word that nobody knows, of two or three syllables."""
+    onsets = "b br c ch cl d dr f fl g gr h j k l m n p pl pr qu r s sh sl st t th tr v w z".split()
+    ends = ("", "n", "r", "l", "s", "m", "ck", "nd", "rt")
+    return "".join(r.choice(onsets) + r.choice("aeiou") + r.choice(ends) for _ in range(r.randint(2, 3)))
