@@ -46,7 +46,7 @@ def read_bytes(path: Source, n_max: int) -> bytes:
 
 
 def parse_json(data: Union[str, bytes]) -> Any:
-    """As json.loads, NaN and infinities too, but no integers of endless length. Raises ValueError, nothing else."""
+    """As json.loads, but for integers of endless length. Raises ValueError, and nothing else."""
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
         return json.loads(text, parse_int=_int)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple, Union
+from typing import Any, Dict, Mapping, Tuple
 
 Parts = Mapping[str, bytes]
 
@@ -20,9 +20,10 @@ def sums(parts: Parts) -> Any:
     return [{"name": name, "n_bytes": len(part), "blake2b": _digest(part).hex()} for name, part in parts.items()]
 
 
-def pack(header: Union[bytes, Mapping[str, Any]], parts: Parts) -> bytes:
-    """The file; a header that is a mapping gets its `parts`, unless it has some."""
-    text = header if isinstance(header, bytes) else json.dumps({"parts": sums(parts), **header}).encode()
+def pack(header: Any, parts: Parts) -> bytes:
+    """The file; a header of bytes stays as it is, an object gets its `parts`, unless it has some."""
+    named = {"parts": sums(parts), **header} if isinstance(header, dict) else header
+    text = header if isinstance(header, bytes) else json.dumps(named).encode()
     offset = 24 + len(text) + 32
     body = b""
     for part in parts.values():

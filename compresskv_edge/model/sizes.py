@@ -6,6 +6,7 @@ K and V are exact (a test compares them with what llama.cpp allocates). The comp
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,17 @@ class ModelSizes:
     @classmethod
     def from_gguf(cls, path: str | os.PathLike[str]) -> ModelSizes:
         """From the header of a file, or of all files of a split model. Raises UnsupportedModelError."""
+        try:
+            return cls._from_gguf(path)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            if isinstance(error, UnsupportedModelError):
+                raise
+            raise UnsupportedModelError(
+                f"{str(path)!r} has sizes in its header that no model has ({error}): give a complete .gguf file"
+            ) from error
+
+    @classmethod
+    def _from_gguf(cls, path: str | os.PathLike[str]) -> ModelSizes:
         file, facts = GGUF.open(path), ModelFacts.from_gguf(path)
         get = _getter(file.metadata, facts.architecture)
         _refuse_other_caches(facts.architecture, get, str(path))
@@ -142,7 +154,7 @@ def _getter(metadata: Mapping[str, Any], architecture: str) -> Any:
 
 
 def _per_layer(value: int | Sequence[int], n_layer: int) -> tuple[int, ...]:
-    return (value,) * n_layer if isinstance(value, int) else tuple(value)
+    return (value,) * n_layer if isinstance(value, int) else tuple(operator.index(each) for each in value)
 
 
 def _windows(architecture: str, n_layer: int, get: Any) -> tuple[int, ...]:
