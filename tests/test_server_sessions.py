@@ -96,12 +96,12 @@ def test_what_is_no_name_is_no_path(http, folder, name):
     assert sorted(folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["NUL", "com1.chat", "x.", "𝒳" * 80])
+@pytest.mark.parametrize("name", ["NUL", "com1.chat", "x.", "𐍈" * 80])
 def test_a_name_that_another_system_does_not_take(http, folder, name):
     assert http.put(f"extras/sessions/{quote(name)}", json=chat(ASKED)).status_code == 400
 
 
-@pytest.mark.parametrize("name", ["🏮 amber", "𝒳" * 50])
+@pytest.mark.parametrize("name", ["🏮 amber", "𐍈" * 50])
 def test_names_of_any_letters(http, folder, name):
     assert http.put(f"extras/sessions/{quote(name)}", json=chat(ASKED)).status_code == 200
     assert (folder / "sessions" / f"{name}.json").is_file()
