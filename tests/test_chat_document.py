@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pypdf
@@ -104,6 +103,7 @@ def test_a_file_larger_than_any_context(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pypdf", None)
+    (tmp_path / "pypdf.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(ChatError, match=r'pip install "compresskv-edge\[chat\]"'):
         read_document(write_pdf(tmp_path / "x.pdf", ["x"]))

@@ -170,6 +170,41 @@ def test_unknown_places(http):
     assert http.get("health").json() == {"status": "ok"}
 
 
+@pytest.mark.parametrize("path", ["docs", "redoc", "docs/oauth2-redirect"])
+def test_no_page_that_loads_scripts_from_elsewhere(http, path):
+    assert http.get(path).status_code == 404
+
+
+def test_the_schema_of_the_routes(http):
+    paths = http.get("openapi.json").json()["paths"]
+    assert {"/v1/chat/completions", "/extras/document", "/extras/sessions/{name}"} <= set(paths)
+
+
+def test_a_page_of_another_site_is_refused(http):
+    foreign = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
+    for path in ("extras/document?name=x.txt", "v1/completions"):
+        answer = http.post(path, content=b"x", headers=foreign)
+        assert answer.status_code == 403
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def test_an_upgrade_to_a_websocket_is_not_taken(http):
+    answer = http.get("v1/models", headers={"connection": "upgrade", "upgrade": "websocket",
+                                            "sec-websocket-version": "13", "sec-websocket-key": "x"})  # fmt: skip
+    assert answer.status_code == 200  # as if it had not been asked
+
+
+def test_deep_nesting_is_a_bad_request(http):
+    for value in ("[" * 10**5, '{"messages": ' + "[" * 200 + "]" * 200 + "}"):
+        answer = http.post("v1/chat/completions", content=value, headers={"content-type": "application/json"})
+        assert answer.status_code == 400
+
+
+def test_answers_bear_the_id_of_their_request(http):
+    assert http.get("health", headers={"x-request-id": "mine-2"}).headers["x-request-id"] == "mine-2"
+    assert len(http.get("nowhere").headers["x-request-id"]) == 32
+
+
 def test_no_embeddings_without_the_option(http):
     answer = http.post("v1/embeddings", json={"input": "x"})
     assert answer.status_code == 400

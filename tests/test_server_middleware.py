@@ -12,6 +12,7 @@ import openai
 import pytest
 from server_process import serving
 
+from compresskv_edge.apps.server.gate import Gate
 from compresskv_edge.apps.server.metrics import Metrics
 from compresskv_edge.apps.server.middleware import Guard
 from compresskv_edge.apps.server.settings import ServerSettings
@@ -19,10 +20,11 @@ from compresskv_edge.apps.server.settings import ServerSettings
 
 async def counting_app(scope, receive, send):
     scope["route"] = SimpleNamespace(path="/count")
-    size, more = 0, True
+    size, more, scope["n_messages"] = 0, True, 0
     while more:
         message = await receive()
         size, more = size + len(message["body"]), message["more_body"]
+        scope["n_messages"] += 1
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": str(size).encode()})
 
@@ -30,15 +32,22 @@ async def counting_app(scope, receive, send):
 class Client:
     """Sends messages to a Guard around `counting_app`: bytes are pieces of the body, None is silence."""
 
-    def __init__(self, **settings):
+    def __init__(self, app=counting_app, **settings):
         self.metrics = Metrics()
-        self.guard = Guard(counting_app, ServerSettings(**settings), self.metrics)
+        made = ServerSettings(**settings)
+        self.guard = Guard(app, made, self.metrics, Gate(made, ["GET", "POST"]))
 
-    def __call__(self, *pieces, host="localhost:8000", length=None):
-        self.pieces = list(pieces)
+    def __call__(self, *pieces, **more):
+        return asyncio.run(self.send(*pieces, **more))
+
+    async def send(self, *pieces, method="POST", length=None, **headers):
+        self.pieces, self.n_received = list(pieces), 0
         self.answer = []
-        headers = [(b"host", host.encode())] + ([(b"content-length", str(length).encode())] if length else [])
-        asyncio.run(self.guard({"type": "http", "method": "POST", "headers": headers}, self._receive, self._send))
+        headers = {"host": "localhost:8000", **headers, **({"content-length": str(length)} if length else {})}
+        sent = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
+        scope = {"type": "http", "method": method, "path": "/count", "headers": sent}
+        await self.guard(scope, self._receive, self._send)
+        self.n_messages = scope.get("n_messages")
         if not self.answer:
             return None, b""
         return self.answer[0]["status"], self.answer[1]["body"]
@@ -47,6 +56,7 @@ class Client:
         if not self.pieces:
             return {"type": "http.disconnect"}
         piece = self.pieces.pop(0)
+        self.n_received += 1
         if piece is None:
             await asyncio.sleep(60)
         return {"type": "http.request", "body": piece, "more_body": bool(self.pieces)}
@@ -86,20 +96,95 @@ def test_a_client_that_leaves_while_it_sends_gets_nothing():
     assert client() == (None, b"")
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST:1"])
-def test_names_of_this_machine(host):
-    assert Client()(b"", host=host)[0] == 200
+def test_a_refused_request_is_not_read_first():
+    async def never(scope, receive, send):
+        raise AssertionError
+
+    client = Client(never, api_key="secret", body_timeout=0.05)
+    assert client(b"x" * 1000, b"y" * 1000, expect="100-continue")[0] == 401
+    assert client.n_received == 0
+    assert client(b"x" * 2000, method="BREW")[0] == 405
+    assert client(b"x" * 2000, origin="https://evil.example", authorization="Bearer secret")[0] == 403
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example:8000", "", "[::2]"])
-def test_a_page_whose_name_was_pointed_here_is_refused(host):
-    assert Client()(b"", host=host)[0] == 403
+def test_methods_without_a_body_bring_none():
+    assert Client()(b"", method="GET") == (200, b"0")
+    assert Client()(b"x", method="GET")[0] == 413
 
 
-def test_other_names_where_they_are_wanted():
-    assert Client(allowed_hosts=["pi.local"])(b"", host="pi.local:80")[0] == 200
-    assert Client(allowed_hosts=["pi.local"])(b"", host="localhost")[0] == 403
-    assert Client(host="0.0.0.0")(b"", host="pi.local")[0] == 200
+def test_many_small_pieces_are_joined_once():
+    client = Client(max_body_bytes=1 << 20)
+    assert client(*[b"x" * 8] * 20_000) == (200, b"160000")
+    assert client.n_messages == 1  # the app gets one
+
+
+def test_bodies_of_all_requests_together_have_a_limit():
+    async def scene():
+        client = Client(max_body_bytes=1024)
+        client.guard._n_bytes = 4 * 1024 - 10  # what other requests hold
+        return client, await client.send(b"x" * 11), await client.send(b"x" * 10)
+
+    client, refused, taken = asyncio.run(scene())
+    assert refused[0] == 503
+    assert json.loads(refused[1])["error"]["code"] == "overloaded"
+    assert taken == (200, b"10")
+    assert client.guard._n_bytes == 4 * 1024 - 10  # and gives it back
+
+
+def test_invented_methods_are_no_labels():
+    client = Client()
+    for i in range(20):
+        assert client(b"", method=f"BREW{i}")[0] == 405
+    text = client.metrics.text().decode()
+    assert "BREW" not in text
+    assert 'method="other",path="other",status="405"} 20.0' in text
+
+
+@pytest.mark.parametrize("given", ["x" * 65, "a\tb", "über", "<script>", ""])
+def test_a_request_id_that_no_log_can_bear_is_replaced(given):
+    client = Client()
+    client(b"", x_request_id=given)
+    answered = dict(client.answer[0]["headers"])[b"x-request-id"]
+    assert len(answered) == 32
+
+
+def test_a_request_id_comes_back():
+    client = Client()
+    client(b"", x_request_id="mine-1.a:b_c")
+    assert dict(client.answer[0]["headers"])[b"x-request-id"] == b"mine-1.a:b_c"
+
+
+def test_what_nobody_foresaw_is_for_the_log_only(caplog):
+    async def breaks(scope, receive, send):
+        raise OSError("/home/me/secret.gguf")
+
+    client = Client(breaks)
+    status, body = client(b"", x_request_id="mine")
+    assert status == 500
+    assert "secret" not in body.decode()
+    assert "mine" in json.loads(body)["error"]["message"]
+    assert "secret.gguf" in caplog.text
+    assert "request mine failed" in caplog.text
+    assert 'status="500"} 1.0' in client.metrics.text().decode()
+
+
+def test_a_failure_in_the_middle_of_an_answer_ends_the_connection():
+    async def breaks(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise OSError("in the middle")
+
+    with pytest.raises(OSError, match="in the middle"):
+        Client(breaks)(b"")
+
+
+def test_a_websocket_is_closed():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(Client().guard({"type": "websocket", "headers": []}, None, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
 def test_answers_are_counted_by_route():
@@ -138,8 +223,11 @@ def test_page_and_health_are_open(locked):
 
 
 def test_large_and_slow_bodies_on_a_real_connection(locked):
-    assert httpx.post(locked.url + "v1/completions", content=b"x" * 1_000_000).status_code == 413
+    key = {"authorization": b"Bearer schl\xc3\xbcssel"}
+    large = httpx.post(locked.url + "v1/completions", content=b"x" * 1_000_000, headers=key)
+    assert large.status_code == 413
     host, port = locked.url.split("//")[1].rstrip("/").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as slow:
-        slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n")
+        slow.sendall(b"Authorization: Bearer schl\xc3\xbcssel\r\n\r\n{")
         assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")

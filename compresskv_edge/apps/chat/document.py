@@ -1,4 +1,4 @@
-"""A document as text: .txt, .md and other text files as they are, .pdf through pypdf."""
+"""A document as text: .txt, .md and other text files as they are, .pdf through pdf.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ChatError
+from .pdf import pages_of
 
 _PAGE_BREAK = "\n\n"
 _MAX_BYTES = 256 << 20
@@ -39,50 +40,41 @@ class Document:
 def read_document(path: str | os.PathLike[str]) -> Document:
     """Read a document. Raises ChatError that names the file and the remedy."""
     file = Path(path).expanduser()
-    if file.is_file() and file.stat().st_size > _MAX_BYTES:
-        raise ChatError(f"document {str(file)!r} has {file.stat().st_size >> 20} MB, more than any context: split it")
-    if file.suffix.lower() == ".pdf":
-        document = _read_pdf(file)
-        remedy = "its pages are pictures: run OCR on it first, for example ocrmypdf"
-    else:
-        document = Document(file.name, _read_text(file).strip())
-        remedy = "give another file"
-    if not document.text:
-        raise ChatError(f"document {str(file)!r} holds no text: {remedy}")
-    return document
-
-
-def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        if file.is_file() and file.stat().st_size > _MAX_BYTES:
+            raise ChatError(f"has {file.stat().st_size >> 20} MB, more than any context: split it")
+        content = file.read_bytes()
+        return of_pages(file.name, pages_of(content)) if is_pdf(file.name) else of_text(file.name, content)
     except OSError as error:
         raise ChatError(f"cannot read document {str(file)!r}: {error.strerror or error}") from error
+    except ChatError as error:
+        raise ChatError(f"document {str(file)!r} {error}") from error
+
+
+def is_pdf(name: str) -> bool:
+    """By its name."""
+    return name.lower().endswith(".pdf")
+
+
+def of_text(name: str, content: bytes) -> Document:
+    """The bytes of a text file. ChatError says what is wrong with it, and fits after its name."""
+    try:
+        text = content.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise ChatError(
-            f"document {str(file)!r} is not text in UTF-8 (byte {error.start} is {error.object[error.start]:#04x}): "
+            f"is not text in UTF-8 (byte {error.start} is {error.object[error.start]:#04x}): "
             "save it as UTF-8 text, or give a .pdf"
         ) from error
+    if not text:
+        raise ChatError("holds no text: give another file")
+    return Document(name, text)
 
 
-def _read_pdf(file: Path) -> Document:
-    try:
-        import pypdf
-    except ImportError as error:
-        raise ChatError('reading a .pdf needs pypdf: pip install "compresskv-edge[chat]"') from error
-    try:
-        with file.open("rb") as stream:
-            reader = pypdf.PdfReader(stream)
-            if reader.is_encrypted and not reader.decrypt(""):
-                raise ChatError(f"document {str(file)!r} is locked with a password: save a copy without one")
-            return _join(file.name, [page.extract_text().strip() for page in reader.pages])
-    except OSError as error:
-        raise ChatError(f"cannot read document {str(file)!r}: {error.strerror or error}") from error
-    except ChatError:
-        raise
-    except Exception as error:  # pypdf meets broken files with errors of many kinds
-        raise ChatError(
-            f"document {str(file)!r} is no PDF that pypdf can read ({error}): convert it to text"
-        ) from error
+def of_pages(name: str, pages: list[str]) -> Document:
+    """The texts of a PDF's pages. ChatError as in `of_text`."""
+    if not any(pages):
+        raise ChatError("holds no text: its pages are pictures: run OCR on it first, for example ocrmypdf")
+    return _join(name, pages)
 
 
 def _join(name: str, pages: list[str]) -> Document:
@@ -90,4 +82,4 @@ def _join(name: str, pages: list[str]) -> Document:
     for page in pages:
         starts.append(at)
         at += len(page) + len(_PAGE_BREAK)
-    return Document(name, _PAGE_BREAK.join(pages) if any(pages) else "", tuple(starts))
+    return Document(name, _PAGE_BREAK.join(pages), tuple(starts))

@@ -2,12 +2,9 @@
 
 # no `from __future__ import annotations`: FastAPI evaluates them
 
-import asyncio
 import contextlib
-import hmac
 import json
 import math
-import uuid
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any, Callable, Dict, Optional, Tuple
@@ -15,43 +12,32 @@ from typing import Any, Callable, Dict, Optional, Tuple
 import anyio
 import numpy as np
 from anyio.streams.memory import MemoryObjectSendStream
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from llama_cpp.server.types import CreateEmbeddingRequest
 from sse_starlette.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from . import prepare
-from .errors import ApiError, of_generation
+from .errors import ApiError, unexpected
 from .generate import Done, closing, generate
+from .leaving import while_there
 from .load import Aborted, SlotLlama
 from .models import Models
+from .plain import PlainRoute
 from .requests import ChatRequest, CompletionRequest
-from .settings import ServerSettings
 from .slot import Run
 
-_CLIENT_LEFT = 499  # nginx's; nobody reads it, but /metrics counts it
 _json = partial(json.dumps, default=float)  # log-probabilities are NumPy's
 _Chunks = contextlib.AbstractAsyncContextManager[AsyncIterator[Any]]
 _Prepare = Callable[[SlotLlama, Any, str], prepare.Prepared]
 
 
-def authenticate(request: Request) -> None:
-    """Raise ApiError 401 unless the request carries the server's key or there is none."""
-    key: Optional[str] = request.app.state.settings.api_key
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if key is None or (
-        scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), key.encode())
-    ):
-        return
-    raise ApiError(401, "this server needs its API key", code="invalid_api_key", WWW_Authenticate="Bearer")
-
-
 def request_id(request: Request) -> str:
     """The client's X-Request-Id, or a new one."""
-    return request.headers.get("x-request-id", "")[:64] or uuid.uuid4().hex
+    return str(request.state.request_id)
 
 
-router = APIRouter(dependencies=[Depends(authenticate)])
+router = APIRouter(route_class=PlainRoute)
 
 
 @router.post("/v1/chat/completions", summary="Chat", tags=["OpenAI V1"])
@@ -103,7 +89,7 @@ async def _answer(request: Request, body: Any, prepared_by: _Prepare) -> Respons
         pool.check_room()
     opened = _open(request, body.model, prepared, Run(request_id(request), interruptible=body.stream))
     if body.stream:
-        return _stream(request.app.state.settings, opened, body.include_usage)
+        return _stream(request, opened, body.include_usage)
     return await _whole(request, opened)
 
 
@@ -120,21 +106,12 @@ async def _open(
 
 async def _whole(request: Request, opened: _Chunks) -> Response:
     """The answer in one piece, unless the client leaves before."""
-    answering = asyncio.ensure_future(_collect(opened))
-    leaving = asyncio.ensure_future(_disconnect(request))
     try:
-        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            return Response(status_code=_CLIENT_LEFT)
-        answer, done = answering.result()
+        answer, done = await while_there(request, _collect(opened))
     except Aborted:
         raise ApiError(503, "the generation was stopped", code="stopped") from None
     except Exception as error:
-        raise of_generation(error) from error
-    finally:
-        for task in (answering, leaving):
-            task.cancel()
-        await asyncio.gather(answering, leaving, return_exceptions=True)
+        raise unexpected(error, request_id(request)) from error
     return Response(_json({**answer, "usage": {**done.usage, **answer["usage"]}}), media_type="application/json")
 
 
@@ -148,24 +125,18 @@ async def _collect(opened: _Chunks) -> Tuple[Dict[str, Any], Done]:
     raise Aborted
 
 
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _stream(settings: ServerSettings, opened: _Chunks, include_usage: bool) -> Response:
+def _stream(request: Request, opened: _Chunks, include_usage: bool) -> Response:
     # as large as it gets: a slow reader must not hold up the slot, and the slot's n_ctx bounds it
     send, receive = anyio.create_memory_object_stream[Any](math.inf)
     return EventSourceResponse(
         receive,
-        data_sender_callable=partial(_publish, send, opened, include_usage),
-        send_timeout=settings.send_timeout,
-        ping_message_factory=(lambda: b"") if settings.disable_ping_events else None,  # type: ignore[arg-type, return-value]
+        data_sender_callable=partial(_publish, send, opened, include_usage, request_id(request)),
+        ping_message_factory=(lambda: b"") if request.app.state.settings.disable_ping_events else None,  # type: ignore[arg-type, return-value]
         sep="\n",
     )
 
 
-async def _publish(send: "MemoryObjectSendStream[Any]", opened: _Chunks, include_usage: bool) -> None:
+async def _publish(send: "MemoryObjectSendStream[Any]", opened: _Chunks, include_usage: bool, request_id: str) -> None:
     last: Dict[str, Any] = {}
     async with send:
         try:
@@ -182,4 +153,4 @@ async def _publish(send: "MemoryObjectSendStream[Any]", opened: _Chunks, include
         except Aborted:
             send.send_nowait({"data": _json(ApiError(503, "the generation was stopped", code="stopped").body())})
         except Exception as error:
-            send.send_nowait({"data": _json(of_generation(error).body())})
+            send.send_nowait({"data": _json(unexpected(error, request_id).body())})

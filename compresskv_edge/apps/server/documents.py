@@ -2,32 +2,55 @@
 
 # no `from __future__ import annotations`: FastAPI evaluates them
 
+import asyncio
 import tempfile
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
-from fastapi import APIRouter, Depends, Request
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Request
 
 from ...errors import ChatError
-from ..chat.document import read_document
-from .api import authenticate
+from ..chat import pdf
+from ..chat.document import Document, is_pdf, of_pages, of_text
 from .errors import ApiError
+from .leaving import while_there
 
-router = APIRouter(tags=["Extras"], dependencies=[Depends(authenticate)])
+AT_ONCE = 2  # processes that read a PDF; others wait
+
+router = APIRouter(tags=["Extras"])
 
 
 @router.post("/extras/document")
 async def document(request: Request, name: str) -> Dict[str, Any]:
     """The text of a file, which is the body: .txt, .md and the like, or .pdf."""
-    return {"name": Path(name).name, "text": await run_in_threadpool(_text, Path(name).name, await request.body())}
+    name = Path(name).name
+    try:
+        read = await while_there(request, _read(request, name, await request.body()))
+    except ChatError as error:
+        raise ApiError(400, f"document {name!r} {error}", param="name") from error
+    return {"name": name, "text": read.text}
 
 
-def _text(name: str, content: bytes) -> str:
-    with tempfile.TemporaryDirectory(prefix="compresskv-") as folder:
-        file = Path(folder) / f"document{Path(name).suffix}"
-        file.write_bytes(content)
+async def _read(request: Request, name: str, content: bytes) -> Document:
+    if not is_pdf(name):
+        return of_text(name, content)
+    limits = pdf.Limits(seconds=request.app.state.settings.document_timeout)
+    async with request.app.state.pdf_turn:
+        return of_pages(name, await _pages(content, limits))
+
+
+async def _pages(content: bytes, limits: pdf.Limits) -> List[str]:
+    """`pdf.pages_of` for the event loop: who leaves takes the process along."""
+    pipe = asyncio.subprocess.PIPE
+    with tempfile.TemporaryDirectory(prefix="compresskv-") as empty:
+        started = asyncio.create_subprocess_exec(*limits.command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=empty)
+        process = await started
         try:
-            return read_document(file).text
-        except ChatError as error:
-            raise ApiError(400, str(error).replace(str(file), name), param="name") from error
+            out, errors = await asyncio.wait_for(process.communicate(content), limits.seconds)
+        except asyncio.TimeoutError as error:
+            raise pdf.too_slow(limits) from error
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    return pdf.outcome(process.returncode or 0, out, errors)

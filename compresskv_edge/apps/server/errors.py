@@ -29,9 +29,9 @@ class ApiError(Exception):
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> JSONResponse:
+    def response(self, **headers: str) -> JSONResponse:
         """That, with the status."""
-        return JSONResponse(self.body(), self.status, self.headers or None)
+        return JSONResponse(self.body(), self.status, {**self.headers, **headers} or None)
 
 
 def overloaded(what: str) -> ApiError:
@@ -50,16 +50,28 @@ def context_length_exceeded(n_prompt: int, n_ctx: int) -> ApiError:
     )
 
 
-def of_generation(error: Exception) -> ApiError:
-    """A failure of a generation: what the request asked for and cannot have is 400, anything else is ours."""
+def cannot(what: str, error: Exception, param: Optional[str] = None) -> ApiError:
+    """A request that llama-cpp-python or the model's template refuses: 400.
+
+    A plain ValueError is their sentence for clients (`raise_exception` of a template). Any other text was not written
+    for clients, and goes into the log.
+    """
+    if type(error) is ValueError:
+        return ApiError(400, f"{what}: {error}", param=param)
+    _log.info("%s", what, exc_info=error)
+    return ApiError(400, what, param=param)
+
+
+def unexpected(error: Exception, request_id: str) -> ApiError:
+    """What nobody foresaw. Its text may tell paths and more, so it goes into the log; the client gets the id there."""
     if isinstance(error, ApiError):
         return error
-    _log.error("a generation failed", exc_info=error)
-    return ApiError(500, f"the generation failed: {error}", code="generation_failed")
+    _log.error("request %s failed", request_id, exc_info=error)
+    return ApiError(500, f"the server failed at this: its log says why, under the id {request_id}", code="failed")
 
 
 def install(app: FastAPI) -> None:
-    """Let every error leave in this form."""
+    """Let every error of a route leave in this form; what nobody foresaw is left to Guard."""
 
     async def refused(_: Request, error: Any) -> JSONResponse:
         return error.response()  # type: ignore[no-any-return]
@@ -74,10 +86,6 @@ def install(app: FastAPI) -> None:
     async def http(_: Request, error: Any) -> JSONResponse:
         return ApiError(error.status_code, str(error.detail), **(error.headers or {})).response()
 
-    async def unexpected(_: Request, error: Exception) -> JSONResponse:
-        return ApiError(500, f"{type(error).__name__}: {error}").response()  # uvicorn logs the traceback
-
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, unexpected)

@@ -4,7 +4,7 @@
 
 from typing import Any, Dict, List, Optional
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from llama_cpp.server.types import DetokenizeInputRequest, TokenizeInputRequest
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
@@ -12,15 +12,14 @@ from starlette.concurrency import run_in_threadpool
 
 from ... import __version__
 from . import kept, prepare
-from .api import authenticate
 from .errors import ApiError
 from .models import Models
+from .plain import PlainRoute
 from .pool import Pool
 
 _NO_SLOTS: Dict[str, Any] = {"waiting": 0, "slots": []}
 
-open_router = APIRouter(tags=["Extras"])
-router = APIRouter(tags=["Extras"], dependencies=[Depends(authenticate)])
+router = APIRouter(tags=["Extras"], route_class=PlainRoute)
 
 
 class Conversation(BaseModel):
@@ -30,7 +29,7 @@ class Conversation(BaseModel):
     messages: List[Dict[str, Any]] = Field(min_length=1)
 
 
-@open_router.get("/health")
+@router.get("/health")
 async def health() -> Dict[str, str]:
     """For whoever watches over the process."""
     return {"status": "ok"}

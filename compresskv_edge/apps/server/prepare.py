@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from fastapi import HTTPException
 from llama_cpp.server.app import prepare_request_resources
+from pydantic import ValidationError
 
 from ...runtime.llama import llama_cpp
-from .errors import ApiError, context_length_exceeded
+from .errors import ApiError, cannot, context_length_exceeded
 from .generate import Call
 from .load import SlotLlama
 from .requests import NOT_ARGUMENTS, ChatRequest, CompletionRequest
@@ -39,7 +40,7 @@ def chat(llama: SlotLlama, body: ChatRequest, name: str) -> Prepared:
     try:
         ready = llama.prepare_chat(messages, **kwargs)
     except _BAD_REQUEST as error:
-        raise ApiError(400, f"the chat template cannot render these messages: {error}", param="messages") from error
+        raise cannot("the chat template cannot render these messages", error, param="messages") from error
     if ready is None:  # such a handler makes the prompt where it runs
         return Prepared(_NO_TOKENS, lambda slot: slot.create_chat_completion(messages, **kwargs))
     _check(llama, ready.prompt.tokens, ready.options)
@@ -55,8 +56,11 @@ def completion(llama: SlotLlama, body: CompletionRequest, name: str) -> Prepared
 
 
 def chat_tokens(llama: SlotLlama, messages: List[Dict[str, Any]]) -> npt.NDArray[np.int32]:
-    """A conversation as the model sees it: (n,)."""
-    return chat(llama, ChatRequest(messages=messages), "").tokens
+    """A conversation as the model sees it: (n,). Raises ApiError 400 for what is none."""
+    try:
+        return chat(llama, ChatRequest(messages=messages), "").tokens
+    except ValidationError as error:
+        raise ApiError(400, str(error.errors()[0]["msg"]), param="messages") from error
 
 
 def _arguments(llama: SlotLlama, body: Union[ChatRequest, CompletionRequest], name: str) -> Dict[str, Any]:
@@ -66,7 +70,7 @@ def _arguments(llama: SlotLlama, body: Union[ChatRequest, CompletionRequest], na
     except HTTPException:
         raise
     except _BAD_REQUEST as error:
-        raise ApiError(400, f"the request cannot be prepared: {error}") from error
+        raise cannot("the request cannot be prepared", error) from error
     return kwargs
 
 

@@ -13,7 +13,8 @@ import uvicorn
 from ...engine import logs
 from ...errors import CompressKVError
 from .app import create_app
-from .middleware import LOOPBACK
+from .connection import limited
+from .gate import LOOPBACK
 from .settings import ModelSettings, ServerSettings
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,9 @@ def run(server: ServerSettings, models: List[ModelSettings]) -> None:
     print(f"{models[0].model_alias}: {_url(server, listener)} (Ctrl-C ends)", flush=True)
     config = uvicorn.Config(
         app,
+        http=limited(server),
+        ws="none",
+        server_header=False,
         ssl_keyfile=server.ssl_keyfile,
         ssl_certfile=server.ssl_certfile,
         log_level="info" if models[0].verbose else "warning",

@@ -107,17 +107,19 @@ class ServerSettings(upstream.ServerSettings):
         default=False, description="Whether a new request ends a running stream if no slot is idle."
     )
     max_waiting: int = Field(default=256, ge=0, description="Requests that wait for a slot; one more gets status 503.")
+    max_connections: int = Field(default=512, ge=1, description="Connections at once; one more gets status 503.")
     max_body_bytes: int = Field(default=32 << 20, ge=1024, description="Larger bodies get status 413.")
     body_timeout: float = Field(default=60.0, gt=0, description="Seconds a client has to send its body (408).")
     send_timeout: float = Field(default=60.0, gt=0, description="Seconds until a client that reads nothing is dropped.")
     cors_origins: List[str] = Field(
-        default=[], description="Web origins whose pages may use this server, or *; by default its own page only."
+        default=[], description="Web origins whose pages may use this server, or *; by default its own page only (403)."
     )
     allowed_hosts: List[str] = Field(
         default=[],
         description="Host names the server answers to, or *; by default this machine's own while host is one of them, "
         "else any.",
     )
+    document_timeout: float = Field(default=120.0, gt=0, description="Seconds that reading a .pdf may take.")
     sessions_dir: Optional[str] = Field(
         default=None, description="Folder of saved chats; the user's data folder if not given."
     )

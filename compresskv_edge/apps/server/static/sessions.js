@@ -42,7 +42,7 @@ export const forgetName = () => ($("save-name").value = "");
 function suggested({ turns }) {
   const document = turns.flatMap((turn) => turn.documents ?? [])[0];
   const title = document?.name.replace(/\.\w+$/, "") ?? turns[0]?.text ?? "chat";
-  return title.replace(/[^\p{L}\p{N} ._-]+/gu, " ").replace(/^[\W_]+/u, "").trim().slice(0, 60) || "chat";
+  return title.replace(/[^\p{L}\p{N} ._-]+/gu, " ").replace(/^[^\p{L}\p{N}]+/u, "").slice(0, 60).replace(/[ .]+$/, "") || "chat";
 }
 
 async function fill({ open, say }) {
