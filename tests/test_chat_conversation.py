@@ -103,7 +103,7 @@ def test_a_stop_while_reading_keeps_what_was_read(talk: Any) -> None:
     assert list(chat.ask(FACTS[0].question)) == []
     assert chat.messages == []
     chat.llm._ctx.decode = read
-    chat.stop.requested = False
+    chat.stop.forget()
     assert ask(chat, FACTS[0].question).rstrip(".") == FACTS[0].answer
 
 
@@ -170,7 +170,7 @@ def test_again_needs_a_question(talk: Any) -> None:
 
 def test_a_full_disk_costs_the_snapshot_only(talk: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     chat = talk()
-    monkeypatch.setattr("compresskv_edge.apps.chat.snapshot._new_file", _full_disk)
+    monkeypatch.setattr("compresskv_edge.runtime.session.snapshot._new_file", _full_disk)
     chat.read_ahead()
     assert "disk is full" in caplog.text
     assert ask(chat, FACTS[0].question).rstrip(".") == FACTS[0].answer

@@ -60,7 +60,7 @@ def test_auto_takes_the_profile_that_calibration_finds(monkeypatch: pytest.Monke
     monkeypatch.setattr("compresskv_edge.calibration.auto.resolve", lambda *_, **__: chat_model.profile())
     llm = open_model(chat_model.MODEL, budget=77, options=ONE_THREAD)
     assert llm._compression is not None
-    assert (llm._compression.profile, llm._compression.budget) == (chat_model.profile(), 77)
+    assert (llm.kv_settings.profile, llm.kv_settings.budget) == (chat_model.profile(), 77)
     llm.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from compresskv_edge.apps.chat.conversation import Conversation
 from compresskv_edge.apps.chat.document import Document
-from compresskv_edge.apps.chat.why import Piece, _pieces, kept_share, passages, pieces
+from compresskv_edge.apps.chat.why import Piece, _pieces, passages, pieces
 
 FACT = chat_model.facts()[2]
 DOCUMENT = Document("facts.txt", chat_model.text())
@@ -26,7 +26,7 @@ def asked() -> Iterator[Conversation]:
 
 
 def test_the_share_is_that_of_the_layers(asked: Conversation) -> None:
-    share, llm = kept_share(asked.llm), asked.llm
+    share, llm = asked.llm.kv_share(), asked.llm
     n_layer = len(llm.kv_stats().n_tokens_kept)
     assert share.shape == (llm.n_tokens,)
     position = int(np.flatnonzero((share > 0) & (share < 1))[0])
@@ -83,5 +83,5 @@ def test_nothing_kept_is_no_passage() -> None:
 def test_a_full_cache_holds_everything() -> None:
     llm: Any = chat_model.load(kv_profile=None, kv_budget=None)
     llm.eval([1, 2, 3])
-    assert kept_share(llm).tolist() == [1.0, 1.0, 1.0]
+    assert llm.kv_share().tolist() == [1.0, 1.0, 1.0]
     llm.close()

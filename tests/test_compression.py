@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, List
 
@@ -15,7 +16,7 @@ from compresskv_edge import Llama, Profile
 from compresskv_edge.engine import memory, native
 from compresskv_edge.errors import BudgetError, UnsupportedModelError
 from compresskv_edge.method import scoring
-from compresskv_edge.runtime.compression import Compression, parse_bytes
+from compresskv_edge.runtime.settings import KVSettings, parse_bytes
 
 pytestmark = pytest.mark.every_device
 
@@ -188,7 +189,7 @@ def test_a_bounded_cache_is_used_again(load: Callable[..., Llama]) -> None:
     next(llm.generate(prompt(Case("", 2500)), temp=0))
     llm.reset()
     llm.eval(prompt(Case("", 2000)))  # uncompressed: the tail has grown
-    llm._compression.prefill = "chunked"
+    llm._compression.settings = replace(llm.kv_settings, prefill="chunked")
     next(llm.generate(prompt(Case("", 2600)), temp=0))
     assert llm.kv_stats().kv_bytes <= bound(llm)
 
@@ -218,4 +219,4 @@ def test_bad_sizes(text: Any) -> None:
 
 def test_bad_modes(path: str) -> None:
     with pytest.raises(BudgetError, match="kv_prefill"):
-        Compression(Profile.uniform(path), None, TAIL, "sometimes")
+        KVSettings(Profile.uniform(path), 0.5, TAIL, "sometimes")

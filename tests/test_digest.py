@@ -80,7 +80,7 @@ def test_memory_is_bounded(probe: str, reader: Callable[..., Llama], text: str) 
 @pytest.mark.parametrize("mode", ["full", "chunked"])
 def test_the_highest_scores_stay(mode: str, reader: Callable[..., Llama], text: str, monkeypatch: Any) -> None:
     """Whether the document is read in one piece or piece by piece: the scores are known before."""
-    monkeypatch.setattr(digest.Plan, "keys_share", 0.0)
+    monkeypatch.setattr(digest.Probing, "keys_share", 0.0)
     llm = reader(kv_prefill=mode, kv_budget=100)
     tokens = llm.tokenize(text[:4000].encode())
     rng = np.random.default_rng(0)
@@ -125,10 +125,10 @@ def test_the_other_part_of_the_budget_goes_by_keys(
 def test_repeat_takes_the_largest_attention_of_any_step(reader: Callable[..., Llama], text: str) -> None:
     llm = reader(kv_prefill="full")
     tokens = llm.tokenize(text[:600].encode())
-    got = digest.probe_scores(llm, llm._compression, tokens, digest.Plan("repeat"))
+    got = digest.probe_scores(llm._reader, tokens, digest.Probing("repeat"))
     assert all(scores[1:].min() > 0 and scores.max() <= 1 for scores in got)
     assert native.stats(llm.ctx).n_evictions == 0
-    np.testing.assert_array_equal(got, digest.probe_scores(llm, llm._compression, tokens, digest.Plan("repeat")))
+    np.testing.assert_array_equal(got, digest.probe_scores(llm._reader, tokens, digest.Probing("repeat")))
 
 
 def test_chunks_end_with_sentences(reader: Callable[..., Llama], text: str) -> None:
@@ -143,9 +143,9 @@ def test_chunks_end_with_sentences(reader: Callable[..., Llama], text: str) -> N
 
 def test_questions_depend_on_the_seed_only(reader: Callable[..., Llama], text: str) -> None:
     llm = reader()
-    plans = [digest.Plan(seed=seed, n_questions=20) for seed in (1, 1, 2)]
+    plans = [digest.Probing(seed=seed, n_questions=20) for seed in (1, 1, 2)]
     tokens = llm.tokenize(text[:600].encode())
-    a, b, c = (digest.probe_scores(llm, llm._compression, tokens, plan) for plan in plans)
+    a, b, c = (digest.probe_scores(llm._reader, tokens, plan) for plan in plans)
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c)
 
@@ -169,7 +169,7 @@ def test_a_document_longer_than_the_trained_context(prefill: str, reader: Callab
     llm = reader(kv_rebase=True, n_ctx=16384, kv_budget=200, kv_prefill=prefill)
     session = llm.digest(f"{before} The secret code of the amber lantern is 4817. {after} ", n_questions=3)
     n = len(session.tokens)
-    assert n > llm._n_positions == 8192
+    assert n > llm._reader.positions.trained == 8192
     assert llm.kv_stats().n_tokens_kept == tuple(session.header.budgets)
     assert native.seq_stats(llm.ctx).n_rebased > 0
     kept = llm.kv_kept(0)

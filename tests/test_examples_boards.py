@@ -10,7 +10,7 @@ import pytest
 from compresskv_edge.apps import plan
 from compresskv_edge.model.shapes import USUAL
 from compresskv_edge.model.sizes import ModelSizes
-from compresskv_edge.runtime.compression import parse_bytes
+from compresskv_edge.runtime.settings import parse_bytes
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ROW = re.compile(r"\| (\d+) GB \| ([\d.]+ GB) \| (.*?) \| `(.*?)` \|")

@@ -13,6 +13,7 @@ from sequences import Context
 
 from compresskv_edge import Llama, Profile
 from compresskv_edge.engine import native
+from compresskv_edge.runtime.prompt import Prompt
 
 BUDGET, TAIL = 100, 64
 SMALL = 32  # bytes of padding that an allocator may add to a tensor
@@ -90,12 +91,12 @@ def test_no_buffer_is_larger_than_that_of_stock_with_a_context_of_the_budget(loa
     limit = native.memory(stock.ctx).compute_bytes
     for mode in ("chunked", "guided"):
         llm = loaded(n_ctx=65536, kv_prefill=mode)
-        llm._n_positions = 65536
-        llm._compression.prompt_pending = True
+        llm._reader.positions.trained = 65536
         largest = 0
-        for _ in range(20):
-            llm.eval(prompt(Case("", 100)))
-            largest = max(largest, native.memory(llm.ctx).compute_bytes)
+        with llm._reader.generating(Prompt(())):
+            for _ in range(20):
+                llm.eval(prompt(Case("", 100)))
+                largest = max(largest, native.memory(llm.ctx).compute_bytes)
         assert largest <= limit, mode
         stats = agrees(llm.ctx)
         n_layer, row = len(llm._compression.layers), row_bytes(llm, "f16")

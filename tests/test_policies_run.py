@@ -143,5 +143,5 @@ def test_a_window_shrinks_with_a_budget_in_tokens(path: str) -> None:
 def test_pickle_keeps_the_policy(path: str) -> None:
     llm = Llama(path, kv_policy="pyramidkv:beta=10", kv_budget=50, n_ctx=256, verbose=False)
     again = pickle.loads(pickle.dumps(llm))
-    assert again._compression.policy == "pyramidkv:beta=10"
+    assert again.kv_settings.policy == "pyramidkv:beta=10"
     assert dataclasses.asdict(native.stats(again.ctx))["n_tail"] > 0

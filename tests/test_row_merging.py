@@ -145,7 +145,7 @@ def test_a_question_that_ran_ahead_is_not_merged(path: str) -> None:
     llm.eval(TOKENS[:300])
     n_layer = len(llm._compression.layers)
     before, positions = rows(llm), held(llm)
-    llm._decode(TOKENS[400 : 400 + n_guide])
+    llm._reader.decode(TOKENS[400 : 400 + n_guide])
     llm.n_tokens -= n_guide
     budgets = [BUDGET] * n_layer
     want = native.choose(llm.ctx, budgets, n_guide)

@@ -34,7 +34,7 @@ def test_slots_are_contexts_of_one_model(load):
     slots = load(n_slots=3, kv_budget=64)
     assert len({slot._model.model for slot in slots}) == 1
     assert len({slot.ctx for slot in slots}) == 3
-    assert all(isinstance(slot, Llama) and slot._compression.budget == 64 for slot in slots)
+    assert all(isinstance(slot, Llama) and slot.kv_settings.budget == 64 for slot in slots)
 
 
 def test_a_slot_answers_as_a_llama_of_its_own(load):
@@ -53,7 +53,7 @@ def test_default_context_is_what_the_model_was_trained_for(load):
 
 def test_stock_cache_without_a_profile(load):
     (slot,) = load(kv_profile="none", n_ctx=512)
-    assert slot._compression is None
+    assert slot.kv_settings is None
     assert slot("The secret", max_tokens=2)["usage"]["completion_tokens"] == 2
 
 

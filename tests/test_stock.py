@@ -19,6 +19,7 @@ from conftest import ISWA_ARCHS, PLAIN_ARCHS
 from logits import Case, run
 
 from compresskv_edge import Llama, Profile
+from compresskv_edge.runtime.prompt import Prompt
 
 pytestmark = pytest.mark.every_device
 
@@ -92,6 +93,6 @@ def test_keeping_every_token_is_stock(key: Any, case: Callable[..., Case], stock
 def test_a_budget_that_covers_the_prompt_is_stock(key: Any, case: Callable[..., Case], stock: Dict[Any, Any]) -> None:
     this = case(*key)
     llm = Llama(this.model, kv_profile=Profile.uniform(this.model), kv_budget=this.n_prompt + 8, **this.options())
-    llm._compression.prompt_pending = True  # as generate() does
-    devices.assert_same(run(llm, this, follow=stock[key]), stock[key])
+    with llm._reader.generating(Prompt(())):  # as generate() does
+        devices.assert_same(run(llm, this, follow=stock[key]), stock[key])
     assert llm.kv_stats().n_evictions == 0

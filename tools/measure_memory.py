@@ -179,8 +179,8 @@ def steady(options):
     endless = load(options, "chunked", 4 * options.budget + (options.rounds + 3) * cycle)
     stock = load(options, "stock", n_ctx)
     tokens = prompt(2 * options.budget, stock.n_vocab())
-    endless._compression.begin(Prompt(tuple(tokens)))
-    endless.eval(tokens)
+    with endless._reader.generating(Prompt(tuple(tokens))):
+        endless.eval(tokens)
     stock.eval(tokens[: options.budget])
     block = min(64, cycle)
     times = {"endless": [], "stock at the budget": [], "stock at budget and tail": []}
@@ -198,7 +198,6 @@ def steady(options):
 def _fill(llm, tokens, n):
     held = min(llm.n_tokens, n)
     llm.n_tokens = held
-    llm._ctx.kv_cache_seq_rm(-1, held, -1)
     llm.eval(tokens[held:n])
 
 

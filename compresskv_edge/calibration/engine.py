@@ -108,7 +108,7 @@ class Engine:
 
     def span(self, tokens: Sequence[int], text: str) -> tuple[int, int]:
         """The tokens that hold a text: (first, last + 1). Raises CalibrationError if the tokenizer changed it."""
-        span = find_span([self.llm.detokenize([token], special=True) for token in tokens], text)
+        span = find_span(self.llm.pieces(tokens), text)
         if span is None:
             raise CalibrationError(
                 f"the needle {text!r:.60} is not found among the tokens: write it in plain characters"
@@ -131,8 +131,7 @@ class Engine:
 
     def reserve(self, n_tokens: int) -> None:
         """Allocate the cache of the longest prompt: then every run is the same, whatever ran before it."""
-        self.restart()
-        native.prompt_begin(self.llm.ctx, n_tokens)
+        self.llm.kv_begin(n_tokens)
 
     def restart(self) -> None:
         """Forget the text that was read."""
@@ -152,7 +151,7 @@ class Engine:
 
     def answer(self, n_tokens: int) -> Trace:
         """Decode greedily after a prompt that was read, up to the end of the answer or n_tokens."""
-        prompt = np.array(self.llm._input_ids, dtype=np.int64)
+        prompt = np.array(self.llm.input_ids[: self.llm.n_tokens], dtype=np.int64)
         window = {layer: self.window(layer) for layer in self.measured_layers()}
         queries = {layer: [rows[:, -1]] for layer, rows in window.items()}
         generated = [self.next_token()]
@@ -194,14 +193,10 @@ class Engine:
 
     def logits(self) -> Float32:
         """Of the last token, a copy: (n_vocab,)."""
-        logits: Any = self.llm._ctx.get_logits_ith(-1)
-        return np.array(np.ctypeslib.as_array(logits, shape=(self.llm.n_vocab(),)), dtype=np.float32)
+        return self.llm.last_logits()
 
     def _ends(self, token: int) -> bool:
-        import llama_cpp
-
-        vocab = llama_cpp.llama_model_get_vocab(self.llm.model)
-        if llama_cpp.llama_vocab_is_eog(vocab, token):
+        if self.llm.is_end(token):
             return True
         # without a template nothing but the end of the line ends an answer
         return self.render is plain and b"\n" in self.llm.detokenize([token])

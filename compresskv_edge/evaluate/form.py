@@ -117,7 +117,7 @@ class Prompter:
     def __init__(self, llm: Llama, form: Form) -> None:
         self._llm = llm
         self.form = form
-        self._add_bos = bool(llm._model.add_bos_token())
+        self._add_bos = llm.adds_bos
 
     def count(self, text: str) -> int:
         """Tokens of a text inside a prompt."""

@@ -141,7 +141,7 @@ class Player:
         attention = Attention()
         layers = tuple(RememberingLayer(**vars(layer), shared=attention) for layer in seen.layers)
         seen = replace(seen, layers=layers)
-        return Prefill(sample, len(tokens), self._llm.save_state(), self._logits(), seen, attention, ms)
+        return Prefill(sample, len(tokens), self._llm.save_state(), self._llm.last_logits(), seen, attention, ms)
 
     def play(self, prefill: Prefill, policy: str, budget: Budget) -> Outcome:
         """Restore the prompt, evict by the policy, answer all turns (or follow the text of fidelity)."""
@@ -186,7 +186,7 @@ class Player:
         llm, tokens, text = self._llm, [], ""
         for _ in range(turn.max_tokens):
             token = int(logits.argmax())
-            if self._ends(token):
+            if self._llm.is_end(token):
                 break
             tokens.append(token)
             text = llm.detokenize(tokens).decode(errors="replace")
@@ -201,7 +201,7 @@ class Player:
         """Decode a later question and compress at its end, as `Llama` does at the end of every prompt."""
         self._llm.eval(tokens)
         self.counters.decoded += len(tokens)
-        logits = self._logits()
+        logits = self._llm.last_logits()
         applied.evict(self._llm)
         return logits
 
@@ -236,19 +236,7 @@ class Player:
         self._seconds += time.perf_counter() - start
         self._steps += 1
         self.counters.decoded += 1
-        return self._logits()
-
-    def _logits(self) -> Logits:
-        """Of the last token, a copy: (n_vocab,)."""
-        from llama_cpp import llama_get_logits_ith
-
-        pointer = llama_get_logits_ith(self._llm.ctx, -1)
-        return np.ctypeslib.as_array(pointer, shape=(self._llm.n_vocab(),)).astype(np.float32)
-
-    def _ends(self, token: int) -> bool:
-        from llama_cpp import llama_vocab_is_eog
-
-        return bool(llama_vocab_is_eog(self._llm._model.vocab, token))
+        return self._llm.last_logits()
 
     def _check_room(self, sample: Sample, tokens: Sequence[int]) -> None:
         later = (len(self._prompter.following(sample, i)) for i in range(1, len(sample.turns)))

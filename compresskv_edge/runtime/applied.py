@@ -19,8 +19,11 @@ from ..errors import PolicyError
 from ..policies.layer import Layer
 from ..policies.needs import KEYS, covers, union
 from ..policies.registry import get, names
+from . import binding
 from .inputs import of_text, read_layer
 from .policy_run import PolicyRun
+from .prefill import Generation
+from .prompt import Prompt
 from .recorder import Recorder
 
 
@@ -41,13 +44,14 @@ def read(llm: Any, tokens: Sequence[int], policies: Optional[Iterable[str]] = No
     llm: a compresskv_edge.Llama with a profile, kv_prefill="full" or None. Raises PolicyError, ContextError.
     """
     compression = llm._require("applied.read")
-    if compression.always_bounded:
-        raise PolicyError(f"kv_prefill={compression.prefill!r} never holds a whole prompt: open the model with 'full'")
+    prefill = compression.settings.prefill
+    if compression.settings.always_bounded:
+        raise PolicyError(f"kv_prefill={prefill!r} never holds a whole prompt: open the model with 'full'")
     wanted = [get(name).needs for name in (names() if policies is None else policies)]
     needs = of_text(union([*wanted, frozenset({KEYS})]))
     recorder = Recorder(compression.layers, compression.window, needs)
     run = PolicyRun("full", compression, recorder)
-    compression.run, compression.generating = run, False
+    compression.run, llm._reader.generation = run, None
     llm.reset()
     llm.eval(list(tokens))
     recorder.finish(llm)
@@ -72,7 +76,7 @@ def apply(llm: Any, policy: str, budget: Union[int, float], seen: Optional[Seen]
         layers = _layers_of(llm, run, policy, seen)
         if seen is not None:
             run.take(seen.recorder)
-    compression.run, compression.generating = run, True
+    compression.run, llm._reader.generation = run, Generation(Prompt(()), is_read=True)
     compression.current = run.at_prompt_end(llm, run.mean, layers)
     return [len(native.positions(llm.ctx, il)) for il in range(len(compression.layers))]
 
@@ -95,7 +99,7 @@ def _layers_of(llm: Any, run: PolicyRun, name: str, seen: Optional[Seen]) -> Opt
         if not Recorder(run.cache.layers, run.cache.window, needs).idle:
             raise PolicyError(f"policy {name!r} looks at queries that are gone: read the prompt with applied.read")
         return None
-    if list(seen.tokens) != llm._input_ids.tolist():
+    if list(seen.tokens) != binding.text_of(llm).tolist():
         raise PolicyError(
             f"the cache holds {llm.n_tokens} tokens, not the {len(seen.tokens)} of the prompt that was read: "
             "restore its state first"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple, Union
 
 from ..errors import ContextError
+from . import binding
+from .binding import llama_cpp
 from .sequences import _ALL_IN_USE, Sequences, Text
 
 
@@ -88,8 +90,9 @@ class Batch(Sequences):
             raise ContextError(f"max_tokens is {max_tokens!r}: use 1 or more")
         ends = [s.encode() for s in ([stop] if isinstance(stop, str) else stop)]
         tokens = [self.tokenize(prompt, first=fork_of is None) for prompt in prompts]
-        make = self._llm._init_sampler
-        return [_Job(t, fork_of, make(temp=temperature, **sampling), max_tokens, ends) for t in tokens]
+        return [
+            _Job(t, fork_of, binding.sampler(self._llm, temp=temperature, **sampling), max_tokens, ends) for t in tokens
+        ]
 
     def _run(self, jobs: Sequence[_Job]) -> List[str]:
         """Texts of the jobs, which take turns as sequences become free."""
@@ -128,10 +131,8 @@ class Batch(Sequences):
 
     def _accept(self, job: _Job, output: int) -> None:
         """Draw from an output of the last decode."""
-        import llama_cpp
-
         token = llama_cpp.llama_sampler_sample(job.sampler.sampler, self.ctx, output)
-        if llama_cpp.llama_vocab_is_eog(llama_cpp.llama_model_get_vocab(self._llm.model), token):
+        if binding.is_end(self._llm, token):
             job.done = True
             return
         job.answer.append(token)

@@ -24,7 +24,7 @@ from llama_cpp import llama_chat_format  # noqa: E402
 Logits = npt.NDArray[np.float32]
 
 
-class Model(Protocol):
+class LoadedModel(Protocol):
     """What this room asks of a `llama_cpp.Llama`, all of it public."""
 
     n_tokens: int
@@ -44,7 +44,9 @@ class Model(Protocol):
     def set_seed(self, seed: int) -> None: ...
     def eval(self, tokens: Sequence[int]) -> None: ...
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> List[int]: ...
-    def detokenize(self, tokens: List[int], *, special: bool = False) -> bytes: ...
+    def detokenize(
+        self, tokens: List[int], prev_tokens: Optional[List[int]] = None, special: bool = False
+    ) -> bytes: ...
 
 
 #
@@ -79,7 +81,7 @@ def guard_decoding(llm: Any, guard: Callable[[Callable[[Any], None], Any], None]
     llm._ctx.decode = lambda batch: guard(decode, batch)
 
 
-def text_of(llm: Model) -> npt.NDArray[np.intc]:
+def text_of(llm: LoadedModel) -> npt.NDArray[np.intc]:
     """The tokens in the cache, evicted ones as well: (n_tokens,), a view."""
     return llm.input_ids[: llm.n_tokens]
 
@@ -137,12 +139,12 @@ def sample(llm: Any, sampler: Any) -> int:
 #
 
 
-def adds_bos(llm: Model) -> bool:
+def adds_bos(llm: LoadedModel) -> bool:
     """A text starts with the start token."""
     return bool(llama_cpp.llama_vocab_get_add_bos(_vocab(llm)))
 
 
-def is_end(llm: Model, token: int) -> bool:
+def is_end(llm: LoadedModel, token: int) -> bool:
     """The token ends an answer."""
     return bool(llama_cpp.llama_vocab_is_eog(_vocab(llm), token))
 
@@ -164,7 +166,7 @@ def _piece(llm: Any, token: int) -> bytes:
     return buffer.raw[: max(n, 0)]
 
 
-def _vocab(llm: Model) -> Any:
+def _vocab(llm: LoadedModel) -> Any:
     return llama_cpp.llama_model_get_vocab(llm.model)
 
 
@@ -249,7 +251,7 @@ def schema_grammar(schema: str, *, verbose: bool) -> Any:
     return llama_chat_format._grammar_for_json_schema(schema, verbose=verbose)
 
 
-def grammar_parses(llm: Model, grammar: Any) -> bool:
+def grammar_parses(llm: LoadedModel, grammar: Any) -> bool:
     """llama.cpp answers a grammar that it cannot parse with NULL, and the binding would sample with that: a crash."""
     rules, root = (text.encode("utf-8") for text in (grammar._grammar, grammar._root))
     made = llama_cpp.llama_sampler_init_grammar(_vocab(llm), rules, root)

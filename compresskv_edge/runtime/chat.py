@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
 from . import binding
-from .binding import Model
+from .binding import LoadedModel
 from .prompt import Message, Prompt, located
 
 TEMPLATE_OPTIONS = ("functions", "function_call", "tools", "tool_choice")  # which templates put into the prompt
@@ -25,7 +25,7 @@ class ChatCall:
     tool: Optional[str] = None
 
 
-def render(llm: Model, messages: Sequence[Message], options: Mapping[str, Any]) -> Optional[Prompt]:
+def render(llm: LoadedModel, messages: Sequence[Message], options: Mapping[str, Any]) -> Optional[Prompt]:
     """The prompt of some messages; None for a chat handler that makes it by itself, as those of images do.
 
     options: for the template. Raises whatever the template raises.

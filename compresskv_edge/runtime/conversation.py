@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from ..engine import native
 from . import binding, chat, digest
+from .compression import Compression
+from .prefill import Reader
 from .prompt import Message, Prompt, common_prefix
 from .session import session
 
 if TYPE_CHECKING:
-    from .compression import Compression
-
     _Base = Any
 else:
     _Base = object
@@ -25,18 +25,18 @@ else:
 _log = logging.getLogger(__name__)
 
 
-class Conversation(_Base):
+class Conversing(_Base):
     """Part of `Llama`, above llama_cpp.Llama."""
 
-    _compression: Optional[Compression]
+    _reader: Optional[Reader]
     _rendered: Optional[Prompt] = None  # the last one that was to run
     _restored_logits: Optional[npt.NDArray[np.float32]] = None  # of the last token, until one is decoded
 
     def _say_if_run_again(self, compression: Compression, tokens: Sequence[int]) -> None:
         """A history edited where tokens are evicted: the base class runs all of it again, maybe for minutes."""
         n_same = common_prefix(binding.text_of(self), tokens)
-        n_frozen = native.stats(self._ctx.ctx).n_frozen
-        is_there = n_same == len(tokens) == self.n_tokens and not self._requires_eval
+        n_frozen = native.stats(self.ctx).n_frozen
+        is_there = n_same == len(tokens) == self.n_tokens and binding.is_evaluated(self)
         if 0 < min(n_same, len(tokens) - 1) < n_frozen and not is_there:
             # another conversation with the same system prompt is no surprise
             level = logging.WARNING if n_same > compression.protection.n_first else logging.DEBUG
@@ -81,12 +81,16 @@ class Conversation(_Base):
         rendered, plain = self._rendered, Prompt(tuple(tokens))
         return rendered if rendered is not None and rendered.tokens == plain.tokens else plain
 
+    def last_logits(self) -> npt.NDArray[np.float32]:
+        """Logits of the last token, a copy: (n_vocab,), or (0,) if it has to be evaluated again."""
+        return session.last_logits(self)
+
     def sample(self, *args: Any, **kwargs: Any) -> int:
         """As llama_cpp.Llama.sample, and right after load_session as if the session had never been saved."""
         if self._restored_logits is None:
             return int(super().sample(*args, **kwargs))
         kwargs.pop("idx", None)
-        return session.draw(self._sampler or self._init_sampler(*args, **kwargs), self._restored_logits)
+        return session.draw(binding.sampler_at_work(self, *args, **kwargs), self._restored_logits)
 
     def reset(self) -> None:
         """As llama_cpp.Llama.reset."""
@@ -97,8 +101,8 @@ class Conversation(_Base):
         """As llama_cpp.Llama.load_state."""
         super().load_state(state)
         self._restored_logits = None
-        if self._compression is not None:
-            self._compression.run.recorder.forget()
+        if self._reader is not None:
+            self._reader.compression.run.recorder.forget()
 
     def save_session(self, path: Union[str, os.PathLike[str]]) -> None:
         """Write what was read and said so far to a file (docs/session-format.md), a few MB of a compressed cache.
@@ -106,8 +110,8 @@ class Conversation(_Base):
         The file is replaced at once: a kill at any moment leaves the old one or the new one. Raises SessionError, and
         PolicyError for a kv_policy that goes by more than the cache holds.
         """
-        if self._compression is not None:
-            self._compression.run.must_not_record("save_session")
+        if self._reader is not None:
+            self._reader.compression.run.must_not_record("save_session")
         session.capture(self).save(path)
 
     load_session = session.LoadSession()
@@ -134,11 +138,12 @@ class Conversation(_Base):
         The session is what the cache holds then: save it, or take it in again with load_session. What the cache held
         before is gone. Raises BudgetError, ContextError, PolicyError, EngineError.
         """
-        compression = self._require("digest")
+        reader = self._require_reader("digest")
+        compression = reader.compression
         compression.run.must_not_record("digest")
         compression.run.must_not_merge("digest")
         tokens = self.tokenize(text.encode()) if isinstance(text, str) else list(text)
-        budget = compression.budget if kv_budget is None else kv_budget
+        budget = compression.settings.budget if kv_budget is None else kv_budget
         budgets = compression.run.budgets(compression.mean_of(budget, len(tokens)), len(tokens))
-        digest.digest(self, compression, tokens, digest.Plan(probe, n_questions, seed), budgets)
+        digest.digest(reader, tokens, digest.Probing(probe, n_questions, seed), budgets)
         return session.capture(self)

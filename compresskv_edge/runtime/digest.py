@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, List, Tuple
+from typing import Callable, Dict, List, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +32,11 @@ from ..method import scoring
 from ..policies import edge
 from ..policies.layer import Layer
 from ..policies.selection import Candidates, Selection
-from .rebase import check_positions
-from .session.session import last_logits
-
-if TYPE_CHECKING:
-    from .compression import Compression
-    from .llama import Llama
+from . import binding
+from .binding import LoadedModel
+from .compression import Compression
+from .prefill import Reader, read_bounded
+from .settings import FULL
 
 PROBES = ("keys", "ask", "repeat")
 N_QUESTIONS = 35  # for each thousand tokens
@@ -54,7 +53,7 @@ Scores = List[npt.NDArray[np.float64]]  # (n_layer,) of (n_tokens,)
 
 
 @dataclass(frozen=True)
-class Plan:
+class Probing:
     """How a document is probed. `n_questions` are for each thousand of its tokens."""
 
     probe: str = "ask"
@@ -67,45 +66,48 @@ class Plan:
         return 1.0 if self.probe == "keys" else 0.5
 
 
-def digest(llm: Llama, compression: Compression, tokens: Sequence[int], plan: Plan, budgets: List[int]) -> None:
+def digest(reader: Reader, tokens: Sequence[int], plan: Probing, budgets: List[int]) -> None:
     """Leave the digest of a document in the cache: `budgets` (n_layer,) tokens.
 
     tokens: the document's, start token included. Raises BudgetError, ContextError, EngineError.
     """
-    _check(llm, compression, tokens, plan)
-    seed = llm._seed
+    llm = reader.llm
+    _check(reader, tokens, plan)
+    seed = binding.seed(llm)
     try:
-        scores = probe_scores(llm, compression, tokens, plan)
+        scores = probe_scores(reader, tokens, plan)
     finally:
         llm.set_seed(seed)
         llm.reset()
-    llm._ctx.kv_cache_seq_rm(-1, 0, -1)
-    native.protect(llm.ctx, compression.protection.positions())
+    binding.remove_from(llm, 0)
+    native.protect(llm.ctx, reader.compression.protected)
     choose = edge.two_parts(plan.keys_share, first=0)
-    _read(llm, compression, tokens, budgets, lambda: _keep(llm, compression, scores, budgets, choose))
+    _read(reader, tokens, budgets, lambda: _keep(llm, reader.compression, scores, budgets, choose))
 
 
-def _check(llm: Llama, compression: Compression, tokens: Sequence[int], plan: Plan) -> None:
+def _check(reader: Reader, tokens: Sequence[int], plan: Probing) -> None:
+    llm, compression = reader.llm, reader.compression
     if compression.has_sliding_windows:
         raise EngineError("digest takes probes back, which sliding-window layers cannot: use a model without them")
     if len(tokens) <= compression.window:
         raise ContextError(f"a document of {len(tokens)} tokens is no longer than the window: nothing to digest")
     if len(tokens) >= llm.n_ctx():
         raise ContextError(f"a document of {len(tokens)} tokens does not fit n_ctx = {llm.n_ctx()}: raise n_ctx")
-    if llm._rebase is None:
-        check_positions(len(tokens), llm._n_positions)
+    reader.positions.check(len(tokens))
     if plan.probe not in PROBES:
         raise BudgetError(f"probe is {plan.probe!r}: use one of {', '.join(PROBES)}")
     if plan.n_questions < 1:
         raise BudgetError(f"n_questions is {plan.n_questions}: ask 1 or more for each thousand tokens")
     if plan.keys_share < 1.0 and chunk_tokens(compression, plan.probe) < 2 * compression.window:
-        raise BudgetError(f"kv_tail={compression.tail} leaves no room for a chunk and a probe: use 256 or more")
+        raise BudgetError(
+            f"kv_tail={compression.settings.tail} leaves no room for a chunk and a probe: use 256 or more"
+        )
 
 
 def chunk_tokens(compression: Compression, probe: str) -> int:
     """Tokens of a chunk that fit the tail beside its probe."""
     beside = _PROMPT_TOKENS + _QUESTION_TOKENS + _ANSWER_TOKENS
-    return (compression.tail - beside) // (2 if probe == "repeat" else 1)
+    return (compression.settings.tail - beside) // (2 if probe == "repeat" else 1)
 
 
 #
@@ -113,26 +115,21 @@ def chunk_tokens(compression: Compression, probe: str) -> int:
 #
 
 
-def probe_scores(llm: Llama, compression: Compression, tokens: Sequence[int], plan: Plan) -> Scores:
+def probe_scores(reader: Reader, tokens: Sequence[int], plan: Probing) -> Scores:
     """How much later questions will need each token, by layer. What the cache held is gone."""
-    scores = [np.zeros(len(tokens)) for _ in compression.layers]
+    scores = [np.zeros(len(tokens)) for _ in reader.compression.layers]
     if plan.keys_share == 1.0:
         return scores
-    for start, end in chunks(llm, tokens, chunk_tokens(compression, plan.probe)):
-        _start(llm, tokens, start, end)
-        found = _PROBES[plan.probe](llm, compression, tokens[start:end], plan, start)
+    for start, end in chunks(reader.llm, tokens, chunk_tokens(reader.compression, plan.probe)):
+        reader.llm.reset()
+        reader.decode([tokens[0], *tokens[start:end]])  # a chunk alone in the cache, behind the start token
+        found = _PROBES[plan.probe](reader, tokens[start:end], plan, start)
         for layer, values in enumerate(found):
             scores[layer][start:end] = values
     return scores
 
 
-def _start(llm: Llama, tokens: Sequence[int], start: int, end: int) -> None:
-    """A chunk alone in the cache, behind the start token."""
-    llm.reset()
-    _decode(llm, [tokens[0], *tokens[start:end]])
-
-
-def chunks(llm: Llama, tokens: Sequence[int], size: int) -> Iterator[Tuple[int, int]]:
+def chunks(llm: LoadedModel, tokens: Sequence[int], size: int) -> Iterator[Tuple[int, int]]:
     """(start, end) of chunks of `size` tokens at most that end with a sentence where one ends in their second half."""
     start = 1  # behind the start token
     while start < len(tokens):
@@ -144,31 +141,33 @@ def chunks(llm: Llama, tokens: Sequence[int], size: int) -> Iterator[Tuple[int, 
         start = end
 
 
-def _ends_sentence(llm: Llama, token: int) -> bool:
+def _ends_sentence(llm: LoadedModel, token: int) -> bool:
     return llm.detokenize([token]).decode(errors="replace").rstrip(" \"'")[-1:] in (".", "!", "?", "\n")
 
 
-def _repeat(llm: Llama, compression: Compression, chunk: Sequence[int], plan: Plan, start: int) -> Scores:
+def _repeat(reader: Reader, chunk: Sequence[int], plan: Probing, start: int) -> Scores:
     """Largest attention of any step of a repetition, in steps of the window, whose queries the library keeps."""
-    n_kept, window = llm.n_tokens, compression.window
-    best = [np.zeros(len(chunk)) for _ in compression.layers]
+    llm, window = reader.llm, reader.compression.window
+    n_kept = llm.n_tokens
+    best = [np.zeros(len(chunk)) for _ in reader.compression.layers]
     text = [*_words(llm, _REPEAT), *chunk]
     for i in range(0, len(text), window):
-        _decode(llm, text[i : i + window])
+        reader.decode(text[i : i + window])
         for layer, values in enumerate(best):
             now = native.scores(llm.ctx, layer, "max")[1 : len(chunk) + 1]
             values[:] = np.maximum(values, now)
     _back(llm, n_kept)
-    return [_pooled(compression, values) for values in best]
+    return [_pooled(reader.compression, values) for values in best]
 
 
-def _ask(llm: Llama, compression: Compression, chunk: Sequence[int], plan: Plan, start: int) -> Scores:
+def _ask(reader: Reader, chunk: Sequence[int], plan: Probing, start: int) -> Scores:
     """Attention at the end of answers to questions that the model asks itself."""
+    llm, compression = reader.llm, reader.compression
     n_kept = llm.n_tokens
     best = [np.zeros(len(chunk)) for _ in compression.layers]
     for i in range(math.ceil(plan.n_questions * len(chunk) / 1000)):
-        _question(llm, np.random.SeedSequence([plan.seed, start, i]).generate_state(1)[0])
-        sureness = _answer(llm)
+        _question(reader, np.random.SeedSequence([plan.seed, start, i]).generate_state(1)[0])
+        sureness = _answer(reader)
         for layer, values in enumerate(best):
             now = _pooled(compression, native.scores(llm.ctx, layer)[1 : len(chunk) + 1])
             values[:] = np.maximum(values, sureness**2 * now)
@@ -176,39 +175,40 @@ def _ask(llm: Llama, compression: Compression, chunk: Sequence[int], plan: Plan,
     return best
 
 
-_PROBES: dict[str, Callable[[Llama, Compression, Sequence[int], Plan, int], Scores]] = {"repeat": _repeat, "ask": _ask}
+_PROBES: Dict[str, Callable[[Reader, Sequence[int], Probing, int], Scores]] = {"repeat": _repeat, "ask": _ask}
 
 
-def _question(llm: Llama, seed: int) -> None:
+def _question(reader: Reader, seed: int) -> None:
     """The model asks at random; the cache ends with the question and "Answer:" then."""
-    _decode(llm, _words(llm, _ASK))
+    llm = reader.llm
+    reader.decode(_words(llm, _ASK))
     llm.set_seed(int(seed))
-    sampler = llm._init_sampler(temp=_TEMPERATURE, top_k=0, top_p=0.95, min_p=0.02)
+    sampler = binding.sampler(llm, temp=_TEMPERATURE, top_k=0, top_p=0.95, min_p=0.02)
     text = ""
     for _ in range(_QUESTION_TOKENS):
-        token = sampler.sample(llm._ctx, -1)
+        token = binding.sample(llm, sampler)
         piece = llm.detokenize([token]).decode(errors="replace")
         if "\n" in piece or token == llm.token_eos():
             break
         text += piece
-        _decode(llm, [token])
+        reader.decode([token])
         if text.endswith(("?", _ANSWER)):
             break
     if not text.endswith(_ANSWER):
-        _decode(llm, _words(llm, _ANSWER))
+        reader.decode(_words(llm, _ANSWER))
 
 
-def _answer(llm: Llama) -> float:
+def _answer(reader: Reader) -> float:
     """Answer greedily; returns the geometric mean of the tokens' probabilities."""
-    logs = []
+    llm, logs = reader.llm, []
     for _ in range(_ANSWER_TOKENS):
-        logits = last_logits(llm).astype(np.float64)
+        logits = binding.last_logits(llm).astype(np.float64)
         token = int(logits.argmax())
         logs.append(-math.log(np.exp(logits - logits[token]).sum()))
         piece = llm.detokenize([token]).decode(errors="replace")
         if token == llm.token_eos() or any(stop in piece for stop in _STOP):
             break
-        _decode(llm, [token])
+        reader.decode([token])
     return math.exp(sum(logs) / len(logs))
 
 
@@ -217,19 +217,13 @@ def _pooled(compression: Compression, values: npt.NDArray[np.floating]) -> npt.N
     return scoring.pool(values, settings.kernel, settings.pooling)
 
 
-def _words(llm: Llama, text: str) -> List[int]:
+def _words(llm: LoadedModel, text: str) -> List[int]:
     return list(llm.tokenize(text.encode(), add_bos=False))
 
 
-def _decode(llm: Llama, tokens: Sequence[int]) -> None:
-    import llama_cpp
-
-    llama_cpp.Llama.eval(llm, list(tokens))  # no eviction on the way
-
-
-def _back(llm: Llama, n_tokens: int) -> None:
+def _back(llm: LoadedModel, n_tokens: int) -> None:
     """Take a probe out of the cache again."""
-    llm._ctx.kv_cache_seq_rm(-1, n_tokens, -1)
+    binding.remove_from(llm, n_tokens)
     llm.n_tokens = n_tokens
 
 
@@ -238,28 +232,37 @@ def _back(llm: Llama, n_tokens: int) -> None:
 #
 
 
-def _read(
-    llm: Llama, compression: Compression, tokens: Sequence[int], budgets: List[int], keep: Callable[[], None]
-) -> None:
+class _Document:
+    """A document as the prefill loop sees it: `keep` leaves the best tokens so far."""
+
+    def __init__(self, reader: Reader, keep: Callable[[], None]) -> None:
+        self._reader, self._keep = reader, keep
+        self.decode = reader.decode
+
+    def room(self) -> int:
+        return self._reader.compression.settings.tail - native.stats(self._reader.llm.ctx).n_tail_used
+
+    def make_room(self, n_tokens: int) -> None:
+        self._reader.positions.make_room(n_tokens, lambda: None)  # the gaps are there: keep has just been
+
+    def evict(self, guide: Sequence[int]) -> None:
+        self._keep()
+
+
+def _read(reader: Reader, tokens: Sequence[int], budgets: List[int], keep: Callable[[], None]) -> None:
     """Decode the document; `keep` the best tokens so far whenever the tail is full, and at the end."""
-    mode = compression.choose_prefill(len(tokens), llm.n_ctx(), native.stats(llm.ctx))
-    bounded = mode != "full" or not llm._fits(len(tokens))
-    if bounded:
-        native.reserve(llm.ctx, budgets)
+    ctx = reader.llm.ctx
+    if reader.mode(len(tokens), len(tokens)) == FULL:
+        native.prompt_begin(ctx, len(tokens))
+        reader.decode(tokens)
     else:
-        native.prompt_begin(llm.ctx, len(tokens))
-    rest = list(tokens)
-    while rest:
-        room = compression.tail - native.stats(llm.ctx).n_tail_used if bounded else len(rest)
-        if llm._rebase is not None:
-            llm._rebase.make_room(len(rest[:room]), lambda: None)  # the gaps are there: keep has just been
-        _decode(llm, rest[:room])
-        rest = rest[room:]
-        keep()
-    compression.current = budgets
+        native.reserve(ctx, budgets)
+        read_bounded(_Document(reader, keep), tokens)
+    keep()
+    reader.compression.current = budgets
 
 
-def _keep(llm: Llama, compression: Compression, scores: Scores, budgets: Sequence[int], choose: Selection) -> None:
+def _keep(llm: LoadedModel, compression: Compression, scores: Scores, budgets: Sequence[int], choose: Selection) -> None:
     pinned = compression.protection.positions()
     kept = []
     for layer, budget in enumerate(budgets):

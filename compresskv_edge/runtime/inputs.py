@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..engine import native
 from ..policies.layer import Array, Bools, Indices, Layer
 from ..policies.needs import ENDS, KEYS, MASS, QUERIES, SAMPLE, Needs
+from . import binding
 from .recorder import Recorder
 
 Float32 = npt.NDArray[np.float32]
@@ -78,7 +79,7 @@ def read_layer(llm: Any, il: int, recorder: Recorder, needs: Needs) -> Layer:
 
 def sentence_ends(llm: Any, positions: Indices) -> Bools:
     """Tokens at these positions that end a sentence or a line: (n,)."""
-    tokens = llm._input_ids[positions]
+    tokens = binding.text_of(llm)[positions]
     ends = {int(token): _ends_sentence(llm.detokenize([int(token)], special=True)) for token in np.unique(tokens)}
     return np.asarray([ends[int(token)] for token in tokens], dtype=bool)
 

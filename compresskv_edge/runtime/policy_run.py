@@ -15,6 +15,7 @@ from ..model.profile import Profile
 from ..policies.layer import Indices, Layer
 from ..policies.needs import CURVES, HEADS, NOTHING, Needs
 from ..policies.registry import get
+from . import binding
 from .attached import as_measured, known, scores_alike
 from .inputs import read_layer
 from .protection import with_floor
@@ -99,12 +100,12 @@ class PolicyRun:
         """The tokens to decode: all of the text again if the policy has not seen what is in the cache."""
         if self.recorder.idle or self.recorder.n_seen == llm.n_tokens:
             return tokens
-        text = [*llm._input_ids.tolist(), *tokens]
+        text = [*binding.text_of(llm).tolist(), *tokens]
         if llm.n_tokens:
             what = "kv_policy=%r has not seen the %d tokens in the cache: all %d are run again"
             _log.warning(what, self.spec, llm.n_tokens, len(text))
         llm.reset()
-        llm._ctx.kv_cache_seq_rm(-1, 0, -1)
+        binding.remove_from(llm, 0)
         return text
 
     def must_not_record(self, what: str) -> None:
@@ -210,7 +211,7 @@ class PolicyRun:
     def _evict(self, llm: Any, kept: Mapping[int, Indices], budgets: Sequence[int], n_guide: int = 0) -> None:
         """Keep these tokens of each layer, and with a policy that merges the others in them."""
         merged = self._merged(llm, kept, self._mean_of(budgets), n_guide)
-        if n_guide and not llm._ctx.kv_cache_seq_rm(-1, llm.n_tokens, -1):
+        if n_guide and not binding.remove_from(llm, llm.n_tokens):
             raise EngineError(f"the question of {n_guide} tokens that ran ahead cannot be taken out of the cache again")
         empty = np.empty(0, dtype=np.int64)
         native.keep(llm.ctx, [kept.get(il, empty) for il in range(len(self.cache.layers))])

@@ -2,65 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+import weakref
+from typing import Any, Callable, Sequence
 
 from ..engine import native
-from ..errors import ContextError, PolicyError, UnsupportedModelError
-
-if TYPE_CHECKING:
-    from .llama import Llama
+from ..errors import ContextError, UnsupportedModelError
+from . import binding
+from .binding import LoadedModel, llama_cpp
+from .positions import Positions
 
 _MAX_TOKENS = 1 << 24  # llama_cpp keeps 4 bytes a token of n_ctx
-_ROPE_OPTIONS = ("rope_freq_base", "rope_freq_scale", "yarn_orig_ctx")  # 0: as the model says
 
 
-def trained_limit(llm: Llama) -> int:
-    """Positions that a model may use: what it was trained for, or n_ctx if the caller scales RoPE."""
-    import llama_cpp
+class Rebase(Positions):
+    """What kv_rebase=True makes of them. `n_ctx` stays the tokens of the text; the context has `limit` positions."""
 
-    params = llm.context_params
-    scaled = params.rope_scaling_type > 0 or any(getattr(params, name) for name in _ROPE_OPTIONS)
-    trained = int(llama_cpp.llama_model_n_ctx_train(llm.model))
-    return (int(params.n_ctx) or trained) if scaled or trained <= 0 else trained
+    n_ctx: int
 
-
-def check_positions(n_total: int, limit: int) -> None:
-    """Raise ContextError if tokens would get positions that the model was not trained for."""
-    if n_total > limit:
-        raise ContextError(
-            f"Requested tokens ({n_total}) exceed the {limit} positions that the model was trained for: load it with "
-            "kv_rebase=True, which re-bases positions there, or scale RoPE (rope_scaling_type, rope_freq_scale)"
-        )
-
-
-class Rebase:
-    """What kv_rebase=True adds to a Llama. `n_ctx` stays the tokens of the text; the context has `limit` positions."""
-
-    def __init__(self, llm: Llama) -> None:
-        """Before the context is created: size it. Raises UnsupportedModelError, PolicyError, ContextError."""
-        import llama_cpp
-
-        self._llm = llm
-        self.n_ctx = int(llm.context_params.n_ctx) or trained_limit(llm)
+    def __init__(self, llm: LoadedModel, architecture: str) -> None:
+        """Sizes the context that is about to be created. Raises UnsupportedModelError, ContextError."""
+        super().__init__(llm)
+        self._llm: LoadedModel = weakref.proxy(llm)
+        self.n_ctx = int(llm.context_params.n_ctx) or self.trained
         if self.n_ctx > _MAX_TOKENS:
             raise ContextError(f"n_ctx is {self.n_ctx}: with kv_rebase=True use up to {_MAX_TOKENS} tokens of text")
         if llama_cpp.llama_model_rope_type(llm.model) < 0:
-            name = llm._model.metadata().get("general.architecture", "")
-            raise UnsupportedModelError(f"kv_rebase=True: architecture {name!r} has no rotary positions to re-base")
-        compression = llm._compression
-        if compression is not None and not compression.run.recorder.idle:
-            raise PolicyError(
-                f"kv_rebase=True: kv_policy={compression.policy!r} writes queries down, which cannot be re-based: use "
-                "'compresskv', or kv_rebase=False"
+            raise UnsupportedModelError(
+                f"kv_rebase=True: architecture {architecture!r} has no rotary positions to re-base"
             )
-        self.limit = min(self.n_ctx, trained_limit(llm))
+        self.limit = min(self.n_ctx, self.trained)
         llm.context_params.n_ctx = self.limit
 
     def install(self) -> None:
-        """After the context is created: its tokens and removals go by the text, the engine's by position."""
-        self.limit = min(self.limit, int(self._llm._ctx.n_ctx()))
-        self._llm._ctx = _Context(self._llm._ctx)
-        self._llm._batch = _Batch(self._llm._batch, self._llm._ctx)
+        """From now on tokens and removals go by the text, the engine's by position."""
+        self.limit = min(self.limit, binding.n_positions(self._llm))
+        binding.wrap(self._llm, _Context, _Batch)
+
+    def check(self, n_total: int) -> None:
+        """Any number of tokens is fine."""
 
     def position(self) -> int:
         """The position of the next token."""

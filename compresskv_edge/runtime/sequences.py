@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set, Tuple, Type, Union
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Type, Union
 
-from ..engine import library, native
-
-library.offer()
-
-import llama_cpp  # noqa: E402  (after the environment names our library)
-
-from ..errors import BudgetError, ContextError, EngineError, PolicyError  # noqa: E402
-from .prompt import Prompt  # noqa: E402
-
-if TYPE_CHECKING:
-    from .llama import Llama
+from ..engine import native
+from ..errors import BudgetError, ContextError, EngineError, PolicyError
+from . import binding
+from .binding import llama_cpp
+from .prefill import Opened, read_bounded
+from .prompt import Prompt
+from .settings import FULL, GUIDED
 
 Text = Union[str, Sequence[int]]  # or its token ids
 Item = Tuple[int, int, bool]  # token, sequence, wants logits
@@ -30,7 +26,7 @@ class Sequences:
     as a context manager, or call close(). `compresskv_edge.Batch` generates text with it.
     """
 
-    def __init__(self, llm: Llama, n_seq_max: int = 8) -> None:
+    def __init__(self, llm: Opened, n_seq_max: int = 8) -> None:
         """n_seq_max: sequences at a time, 1 to 256. The other options are those of `llm`: `n_ctx` is the positions of
         each sequence (without kv_profile, the tokens of all).
 
@@ -39,11 +35,12 @@ class Sequences:
         if isinstance(n_seq_max, bool) or not isinstance(n_seq_max, int) or not 1 <= n_seq_max <= 256:
             raise BudgetError(f"n_seq_max is {n_seq_max!r}: use 1 to 256 sequences")
         self._llm = llm
-        self._compression = llm._compression.copy() if llm._compression is not None else None
+        self._reader = llm._reader
+        self._compression = self._reader.compression.copy() if self._reader is not None else None
         if self._compression is not None and not self._compression.run.native:
             raise PolicyError(
-                f"kv_policy={self._compression.policy!r} is not scored by the library, which several sequences need: "
-                "use 'compresskv', or one prompt after the other"
+                f"kv_policy={self._compression.settings.policy!r} is not scored by the library, which several "
+                "sequences need: use 'compresskv', or one prompt after the other"
             )
         if self._compression is not None:
             self._compression.run.must_not_merge("a batch")
@@ -55,7 +52,7 @@ class Sequences:
         if not self.ctx:
             raise EngineError(f"no context for {n_seq_max} sequences: {native.last_error() or 'see the log'}")
         self._batch: Any = llama_cpp.llama_batch_init(max(llm.n_batch, n_seq_max), 0, 1)
-        llm._model._exit_stack.callback(self.close)  # a context must go before its model
+        binding.closes_first(llm, self.close)  # a context must go before its model
         self._memory = llama_cpp.llama_get_memory(self.ctx)
         self._n_ctx = int(llama_cpp.llama_n_ctx(self.ctx))
         self._free: Set[int] = set(range(n_seq_max))
@@ -133,31 +130,26 @@ class Sequences:
     def _read(self, seq_id: int, tokens: List[int]) -> None:
         """A prompt into an empty sequence, by the mode of the compression."""
         self._check_room(seq_id, len(tokens))
-        compression = self._compression
-        if compression is None:
+        if self._compression is None or self._reader is None:
             self._decode_all(seq_id, tokens)
             return
-        compression.protection.named = self._llm._require("protect").protection.named
-        compression.begin(Prompt(tuple(tokens)))
+        compression = self._compression
+        compression.protection.named = self._reader.compression.protection.named
+        prompt = Prompt(tuple(tokens))
+        compression.begin(prompt)
         budgets = self._budgets[seq_id] = compression.budgets(len(tokens))
         native.protect(self.ctx, compression.protected, seq_id)
         mode = compression.choose_prefill(len(tokens), self._n_ctx, native.stats(self.ctx))
-        if mode == "full":
+        if mode == FULL:
             native.prompt_begin(self.ctx, len(tokens), seq_id)
             self._decode_all(seq_id, tokens)
         else:
-            self._extend(seq_id, tokens, compression.guide(tokens) if mode == "guided" else [])
+            self._extend(seq_id, tokens, compression.guide(tokens, prompt.n_question) if mode == GUIDED else ())
         native.prompt_end(self.ctx, budgets, seq_id)
 
     def _extend(self, seq_id: int, tokens: List[int], guide: Sequence[int] = ()) -> None:
         self._check_room(seq_id, len(tokens))
-        while len(tokens) > (room := self._room(seq_id)):
-            ahead = guide if len(guide) < room else ()
-            n_chunk = room - len(ahead)
-            self._decode_all(seq_id, tokens[:n_chunk])
-            tokens = tokens[n_chunk:]
-            self._evict(seq_id, ahead)
-        self._decode_all(seq_id, tokens)
+        read_bounded(_Text(self, seq_id), tokens, guide)
 
     def _step(self, items: Sequence[Item]) -> None:
         """One decode for several sequences, each with one token."""
@@ -173,12 +165,10 @@ class Sequences:
         if compression is None:
             return self._n_ctx
         stats = native.seq_stats(self.ctx, seq_id)
-        limit = compression.tail
-        if not stats.n_frozen and not compression.always_bounded:
-            limit += min(budget for budget in self._budgets[seq_id] if budget)
-        return max(limit - stats.n_tail_used, 0)
+        return compression.room(self._budgets[seq_id], stats.n_frozen, stats.n_tail_used, compression.settings.tail)
 
     def _evict(self, seq_id: int, guide: Sequence[int]) -> None:
+        """Compress a sequence to its budgets; see `prefill.Text`."""
         if not guide:
             native.compress(self.ctx, self._budgets[seq_id], seq_id)
             return
@@ -187,6 +177,7 @@ class Sequences:
         native.compress_guided(self.ctx, self._budgets[seq_id], len(guide), seq_id)
 
     def _decode_all(self, seq_id: int, tokens: Sequence[int]) -> None:
+        """Decode tokens at the end of a sequence; the last one has logits."""
         n_batch = self._llm.n_batch
         for i in range(0, len(tokens), n_batch):
             chunk = tokens[i : i + n_batch]
@@ -223,11 +214,30 @@ class Sequences:
 
     def _check_room(self, seq_id: int, n_tokens: int) -> None:
         n_total = self._n_past[seq_id] + n_tokens
-        limit = self._llm._n_positions
-        if self._compression is not None and n_total > limit:
+        limit = self._reader.positions.trained if self._reader is not None else n_total
+        if n_total > limit:
             raise ContextError(
                 f"Requested tokens ({n_total}) exceed the {limit} positions that the model was trained for, and "
                 "several sequences are not re-based: shorten the prompt, or use Llama with kv_rebase=True"
             )
         if n_total > self._n_ctx:
             raise ContextError(f"Requested tokens ({n_total}) exceed context window of {self._n_ctx}: raise n_ctx")
+
+
+class _Text:
+    """One sequence, as the prefill loop sees it."""
+
+    def __init__(self, sequences: Sequences, seq_id: int) -> None:
+        self._sequences, self._seq_id = sequences, seq_id
+
+    def room(self) -> int:
+        return self._sequences._room(self._seq_id)
+
+    def make_room(self, n_tokens: int) -> None:
+        """Several sequences are not re-based."""
+
+    def decode(self, tokens: Sequence[int]) -> None:
+        self._sequences._decode_all(self._seq_id, tokens)
+
+    def evict(self, guide: Sequence[int]) -> None:
+        self._sequences._evict(self._seq_id, guide)

@@ -126,7 +126,7 @@ def _measure(path: Path, plan: BenchPlan, profile: str, contexts: Contexts, step
 
 def _allocated(llm: Llama) -> int:
     """Bytes of K, V and compute buffers as they are now, on all devices."""
-    memory = native.memory(llm._ctx.ctx)
+    memory = native.memory(llm.ctx)
     return memory.context_bytes + memory.compute_bytes
 
 
@@ -143,8 +143,9 @@ def _layer_row_bytes(layer: native.LayerShape, type_k: str, type_v: str) -> int:
 
 def _expected_kv_bytes(contexts: Contexts, plan: BenchPlan) -> int:
     """sum over the layers of (budget + tail) x row size; sliding-window layers count as they are in the stock cache."""
-    compression = contexts.compressed._require("bench")
-    budgets = compression.budgets(plan.prompt_tokens)
-    sizes = [_layer_row_bytes(layer, plan.type_k, plan.type_v) * layer.evictable for layer in compression.layers]
+    compressed = contexts.compressed
+    budgets = compressed.kv_budgets(plan.prompt_tokens)
+    layers = native.model_layers(compressed.model, len(budgets))
+    sizes = [_layer_row_bytes(layer, plan.type_k, plan.type_v) * layer.evictable for layer in layers]
     windows = contexts.stock.kv_stats().kv_bytes - int(contexts.stock.n_ctx()) * sum(sizes)
     return windows + sum((budget + plan.tail_tokens) * size for budget, size in zip(budgets, sizes))

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Callable
 
-from ...engine import native
 from ...engine.machine import resident_bytes
 from ...runtime.llama import Llama, llama_cpp
 from .result import BLOCK, CHUNK, WARM_UP, BenchPlan, Eviction
@@ -21,24 +20,16 @@ def prefill(contexts: Sequence[Llama], tokens: Sequence[int], step: Step) -> lis
         for i in _turns(len(contexts), start // CHUNK):
             began = time.perf_counter()
             if start == 0:
-                _begin(contexts[i], len(tokens))
+                contexts[i].kv_begin(len(tokens))  # as an eval of all of it would
             _eval(contexts[i], tokens[start : start + CHUNK])
             times[i].append((time.perf_counter() - began) * 1e3)
             step("prefill")
     return [tuple(row) for row in times]
 
 
-def _begin(llm: Llama, n_tokens: int) -> None:
-    """Empty the cache and announce the prompt, as an eval of all of it would."""
-    llm.reset()
-    llm._ctx.kv_cache_seq_rm(-1, 0, -1)
-    if llm._compression is not None:
-        native.prompt_begin(llm._ctx.ctx, n_tokens)
-
-
 def _eval(llm: Llama, tokens: Sequence[int]) -> None:
     llm.eval(tokens)
-    llama_cpp.llama_synchronize(llm._ctx.ctx)  # devices compute behind our back
+    llama_cpp.llama_synchronize(llm.ctx)  # devices compute behind our back
 
 
 def evict(llm: Llama) -> Eviction:

@@ -9,14 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
 
-from ...engine import native
 from ...errors import ChatError, EngineError
-from ...method.budget import resolve_mean_budget
 from ...runtime.llama import Llama
 from ...runtime.prompt import Prompt, common_prefix
+from ...runtime.session.snapshot import Snapshot
 from .document import Document
-from .interrupt import Stop, aborts_decoding
-from .snapshot import Snapshot
+from .interrupt import Stop
 
 Message = dict[str, str]
 
@@ -124,21 +122,21 @@ class Conversation:
         if not tokens:
             return 0
         self._check_fits(len(tokens))
-        self._is_bounded = not self._may_hold(len(tokens))
+        self._is_bounded = self.llm.kv_prefill_of(len(tokens)) != "full"
         if self._is_bounded:
             return 0
         if self.snapshot.fits(tokens):
             self.snapshot.put_back(self.llm)
         self._go_back_to(tokens)
         self._run(lambda: self.llm.eval(tokens[self.llm.n_tokens :]))
-        if self.fresh and self.llm._compression and not self.stop.requested:
+        if self.fresh and self.llm.kv_settings and not self.stop.requested:
             self._keep_for_later()
         return int(self.llm.n_tokens)
 
     def _go_back_to(self, tokens: list[int]) -> None:
         """What the cache holds of these tokens stays, say after a reading that was stopped."""
         n = common_prefix(self.llm.input_ids[: self.llm.n_tokens], tokens[:-1])
-        frozen = self.llm._compression and native.stats(self.llm.ctx).n_frozen
+        frozen = self.llm.kv_stats().n_frozen
         self.llm.reset()
         if n and not frozen:
             self.llm.n_tokens = n  # eval() removes what lies behind
@@ -196,17 +194,14 @@ class Conversation:
 
     def set_budget(self, budget: Union[int, float]) -> str:
         """Change what the cache keeps, and say what that means now. Raises BudgetError, EngineError."""
-        compression = self.llm._compression
-        if compression is None:
+        if self.llm.kv_settings is None:
             raise EngineError("a budget needs a compressed cache: start without --profile none")
-        resolve_mean_budget(budget, 0, window=compression.window)
-        before, compression.budget = compression.mean_budget(self.llm.n_tokens), budget
-        after = compression.mean_budget(self.llm.n_tokens)
+        more = self.llm.set_kv_budget(budget)
         if self.snapshot.tokens:
             return "the next question sees the whole document with it"
         if not self.llm.kv_stats().n_evictions or not self.llm.n_tokens:
             return "holds from the next question on"
-        if after < before:
+        if more < 0:
             self.llm.compress()
             return "the cache is compressed to it already"
         self.llm.reset()
@@ -233,13 +228,6 @@ class Conversation:
     def _prompt(self, question: str) -> Optional[Prompt]:
         return self.llm.chat_prompt([*self.messages, self._message(question)])
 
-    def _may_hold(self, n_tokens: int) -> bool:
-        compression = self.llm._compression
-        if compression is None:
-            return True
-        stats = native.stats(self.llm.ctx)
-        return compression.choose_prefill(n_tokens, self.llm.n_ctx(), stats) == "full"
-
     def _check_fits(self, n_tokens: int) -> None:
         n_ctx = self.llm.n_ctx()
         if n_tokens >= n_ctx:
@@ -254,7 +242,7 @@ class Conversation:
     def _run(self, work: Callable[[], object]) -> None:
         """Do something long that a stop may end in the middle: the cache then holds what was decoded before."""
         try:
-            with aborts_decoding(self.llm, self.stop):
+            with self.stop.flag.watching(self.llm):
                 work()
         except (RuntimeError, EngineError):
             if not self.stop.requested:
@@ -268,7 +256,7 @@ class Conversation:
             if self.stop.requested:
                 return
             with contextlib.ExitStack() as prefill:
-                prefill.enter_context(aborts_decoding(self.llm, self.stop))
+                prefill.enter_context(self.stop.flag.watching(self.llm))
                 stream: Any = self.llm.create_chat_completion(asked, stream=True, **self.sampling)
                 for chunk in stream:
                     if not begun:

@@ -26,17 +26,16 @@ class Status:
     def of(cls, chat: Conversation) -> Status:
         """The status of a conversation."""
         llm, stats = chat.llm, chat.llm.kv_stats()
-        compression = llm._compression
-        layers = [n for i, n in enumerate(stats.n_tokens_kept) if not compression or compression.layers[i].evictable]
+        settings = llm.kv_settings
         return cls(
             n_ctx=llm.n_ctx(),
             n_tokens=int(llm.n_tokens),
-            kept=sum(layers) / max(len(layers), 1) if llm.n_tokens else 0.0,
+            kept=float(llm.kv_share().sum()),
             kv_bytes=stats.kv_bytes,
             stock_bytes=stats.kv_bytes_stock * int(llm.n_tokens) // llm.n_ctx(),
             timing=chat.timing,
             stats=stats,
-            budget="full cache" if compression is None else f"{compression.budget:g}",
+            budget="full cache" if settings is None else f"{settings.budget:g}",
         )
 
     def line(self) -> str:

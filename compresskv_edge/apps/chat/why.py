@@ -10,7 +10,6 @@ from typing import Optional
 import numpy as np
 import numpy.typing as npt
 
-from ...runtime.kept import kept_share
 from ...runtime.llama import Llama
 from .document import Document
 
@@ -43,8 +42,8 @@ def pieces(llm: Llama, document: Optional[Document] = None) -> list[Piece]:
 
     A tokenizer that changes the text (some normalise it) hides where the document lies: then it is all of them.
     """
-    tokens, share = llm.input_ids[: llm.n_tokens].tolist(), kept_share(llm)
-    parts = [llm.detokenize([token], special=True) for token in tokens]
+    tokens, share = llm.input_ids[: llm.n_tokens].tolist(), llm.kv_share()
+    parts = llm.pieces(tokens)
     whole = b"".join(parts)
     wanted = document.text.strip().encode() if document else whole
     start = whole.find(wanted)

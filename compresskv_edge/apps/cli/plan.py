@@ -13,7 +13,7 @@ from ...engine.memory import free_bytes
 from ...errors import BudgetError
 from ...model.shapes import BITS_PER_WEIGHT, USUAL
 from ...model.sizes import KV_TYPES, ModelSizes
-from ...runtime.compression import parse_bytes
+from ...runtime.settings import parse_bytes
 from .. import plan as planning
 from .options import MODEL, model_file, one_of, show
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from ...evaluate import haystack
 from ...model.packaged import model_path
-from ...runtime.kept import kept_share
 from ...runtime.llama import KVStats, Llama
 
 BUDGET = 0.03  # what the demo model bears: docs/results/needle.json
@@ -136,7 +135,7 @@ def _look(llm: Llama, document: str, sentence: str) -> tuple[tuple[float, ...], 
     at = start + document.strip().encode().index(sentence.encode())
     first, last = (int(np.searchsorted(ends, char, "right")) for char in (at, at + len(sentence.encode()) - 1))
     edges = np.linspace(0, n_document, N_CELLS + 1).round().astype(int)
-    share = kept_share(llm)
+    share = llm.kv_share()
     kept = tuple(float(share[a:b].mean()) for a, b in zip(edges, edges[1:]))
     fact = np.arange(first, last + 1)
     by_layer = [float(np.isin(fact, llm.kv_kept(layer)).mean()) for layer in range(len(llm.kv_stats().n_tokens_kept))]

@@ -22,7 +22,7 @@ _NO_SLOTS: Dict[str, Any] = {"waiting": 0, "slots": []}
 router = APIRouter(tags=["Extras"], route_class=PlainRoute)
 
 
-class Conversation(BaseModel):
+class KeptRequest(BaseModel):
     """Messages as /v1/chat/completions takes them."""
 
     model: Any = None
@@ -48,13 +48,13 @@ async def props(request: Request) -> Dict[str, Any]:
     if models.pool is None:
         raise ApiError(503, "no model is loaded at the moment", code="model_not_loaded")
     llama, settings = models.pool.llama, models.settings[models.current]
-    compression = llama._compression
+    kv = llama.kv_settings
     return {
         "model": models.current,
         "n_ctx": llama.n_ctx(),
         "n_slots": len(models.pool.slots),
-        "kv_profile": compression.profile.model.name or settings.kv_profile if compression else None,
-        "kv_budget": compression.budget if compression else None,
+        "kv_profile": kv.profile.model.name or settings.kv_profile if kv else None,
+        "kv_budget": kv.budget if kv else None,
         "chat_template": "tokenizer.chat_template" in llama.metadata or settings.chat_format is not None,
         "version": __version__,
     }
@@ -68,7 +68,7 @@ async def slots(request: Request) -> Dict[str, Any]:
 
 
 @router.post("/extras/kv/kept")
-async def kv_kept(request: Request, body: Conversation) -> Dict[str, Any]:
+async def kv_kept(request: Request, body: KeptRequest) -> Dict[str, Any]:
     """Of a conversation, as far as a slot remembers it: pieces of text and how many layers keep each."""
     async with request.app.state.models.use(body.model) as pool:
         tokens = await run_in_threadpool(prepare.chat_tokens, pool.llama, body.messages)

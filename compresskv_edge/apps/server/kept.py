@@ -36,8 +36,8 @@ def pieces(llama: SlotLlama, tokens: npt.NDArray[np.int32], layers: npt.NDArray[
     """Text in pieces with one number each. A character that several tokens spell takes the largest of their numbers."""
     found: List[Tuple[str, int]] = []
     pending, most = b"", 0
-    for token, count in zip(tokens.tolist(), layers.tolist()):
-        pending += llama._model.detokenize([token], special=True)
+    for piece, count in zip(llama.pieces(tokens.tolist()), layers.tolist()):
+        pending += piece
         most = max(most, count)
         text = _decoded(pending)
         if text is None:

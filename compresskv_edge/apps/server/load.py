@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
-import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Dict, List, Optional, Tuple
 
 from ...model.gguf_file import GGUF
 from ...model.profile import Profile
+from ...runtime import binding
 from ...runtime.llama import Llama, llama_cpp
+from ...runtime.stop import StopFlag
 from .settings import MAX_DEFAULT_CTX, ModelSettings
 
 
@@ -29,16 +29,17 @@ class SlotLlama(Llama):
         self.before_decode: Callable[[], object] = lambda: None
         self.after_token: Callable[[int], object] = lambda _: None
         self._spelled: Tuple[List[int], bytes] = ([], b"")  # the answer so far, and its text
-        self._stop = ctypes.create_string_buffer(2)
-        self._stoppable()
+        self._flag = StopFlag()
+        self._flag.watched_by(self)
+        binding.guard_decoding(self, self._guard)
 
     def stop(self) -> None:
         """End the running call with Aborted, soon. From any thread; stays in force until `go`."""
-        self._stop[0] = b"\1"
+        self._flag.up()
 
     def go(self) -> None:
         """Calls may run again."""
-        self._stop[0] = b"\0"
+        self._flag.down()
 
     def generate(
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
@@ -63,27 +64,16 @@ class SlotLlama(Llama):
             self._spelled = (list(tokens), text)
         return text
 
-    def _stoppable(self) -> None:
-        # ggml asks after every node of a graph. A Python callback would have to wait for the interpreter's lock each
-        # time, which other slots may hold; strlen is a C function that reads one byte: 0 goes on, "\1" stops.
-        c_library = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None)
-        asks = ctypes.cast(c_library.strlen, llama_cpp.ggml_abort_callback)
-        llama_cpp.llama_set_abort_callback(self.ctx, asks, ctypes.cast(self._stop, ctypes.c_void_p))
-        decode = self._ctx.decode
-
-        @functools.wraps(decode)
-        def guarded(batch: Any) -> None:
-            if self._stop[0] != b"\0":
-                raise Aborted
-            self.before_decode()
-            try:
-                decode(batch)
-            except RuntimeError:
-                if self._stop[0] != b"\0":
-                    raise Aborted from None
-                raise
-
-        self._ctx.decode = guarded
+    def _guard(self, decode: Callable[[Any], None], batch: Any) -> None:
+        if self._flag.is_up:
+            raise Aborted
+        self.before_decode()
+        try:
+            decode(batch)
+        except RuntimeError:
+            if self._flag.is_up:
+                raise Aborted from None
+            raise
 
 
 def load_slots(settings: ModelSettings) -> List[SlotLlama]:
@@ -91,7 +81,7 @@ def load_slots(settings: ModelSettings) -> List[SlotLlama]:
     slots: List[SlotLlama] = []
     try:
         for _ in range(settings.n_slots):
-            slots.append(_load(settings, slots[0]._model if slots else None))
+            slots.append(_load(settings, binding.weights_of(slots[0]) if slots else None))
     except BaseException:
         close_slots(slots)
         raise
@@ -112,7 +102,7 @@ def _load(settings: ModelSettings, weights: Optional[Any]) -> SlotLlama:
         # the loader calls llama_cpp.Llama by that name; nobody else sees the exchange
         stack.enter_context(_replaced(loader, "llama_cpp", _Namespace(llama_cpp, Llama=ours)))
         if weights is not None:
-            stack.enter_context(_replaced(llama_cpp._internals, "LlamaModel", lambda **_: _Shared(weights)))
+            stack.enter_context(binding.sharing(weights))
         llama: SlotLlama = loader.LlamaProxy.load_llama_from_model_settings(settings)
     return llama
 
@@ -148,16 +138,3 @@ class _Namespace:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
-
-
-class _Shared:
-    """Weights that another context owns: closing this does nothing."""
-
-    def __init__(self, weights: Any) -> None:
-        self._weights = weights
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._weights, name)
-
-    def close(self) -> None:
-        """Whoever loaded them frees them."""

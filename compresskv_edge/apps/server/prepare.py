@@ -13,12 +13,12 @@ from fastapi import HTTPException
 from llama_cpp.server.app import prepare_request_resources
 from pydantic import ValidationError
 
-from ...runtime.llama import llama_cpp
 from .errors import ApiError, cannot, context_length_exceeded
 from .generate import Call
 from .load import SlotLlama
 from .requests import NOT_ARGUMENTS, ChatRequest, CompletionRequest
 
+_NO_GRAMMAR = "the grammar cannot be parsed: it has to be GBNF with a rule named root"
 _NO_TOKENS = np.empty(0, dtype=np.int32)
 _BAD_REQUEST = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError, jinja2.TemplateError)
 
@@ -93,22 +93,13 @@ def _plain(index: int, message: Dict[str, Any]) -> Dict[str, Any]:
 
 def _tokens(llama: SlotLlama, text: str) -> List[int]:
     tokens = llama.tokenize(text.encode("utf-8"), add_bos=False, special=True) if text else []
-    return [llama.token_bos(), *tokens] if llama._model.add_bos_token() or not tokens else tokens
+    return [llama.token_bos(), *tokens] if llama.adds_bos or not tokens else tokens
 
 
 def _check(llama: SlotLlama, tokens: Sequence[int], kwargs: Mapping[str, Any]) -> None:
     if len(tokens) >= llama.n_ctx():
         raise context_length_exceeded(len(tokens), llama.n_ctx())
-    if kwargs.get("logprobs") is not None and not llama._logits_all:
+    if kwargs.get("logprobs") is not None and not llama.keeps_all_logits:
         raise ApiError(400, "logprobs need a server that was started with --logits_all true", param="logprobs")
-    if kwargs.get("grammar") is not None:
-        _check_grammar(llama, kwargs["grammar"])
-
-
-def _check_grammar(llama: SlotLlama, grammar: Any) -> None:
-    """llama.cpp answers a grammar that it cannot parse with NULL, and llama-cpp-python samples with that: a crash."""
-    rules, root = (text.encode("utf-8") for text in (grammar._grammar, grammar._root))
-    sampler = llama_cpp.llama_sampler_init_grammar(llama._model.vocab, rules, root)
-    if not sampler:
-        raise ApiError(400, "the grammar cannot be parsed: it has to be GBNF with a rule named root", param="grammar")
-    llama_cpp.llama_sampler_free(sampler)
+    if kwargs.get("grammar") is not None and not llama.takes_grammar(kwargs["grammar"]):
+        raise ApiError(400, _NO_GRAMMAR, param="grammar")

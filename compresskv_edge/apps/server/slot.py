@@ -14,9 +14,8 @@ from typing import Any, Callable, Dict, Optional, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ...engine import native
 from ...errors import CompressKVError
-from ...runtime.llama import KVStats, llama_cpp
+from ...runtime.llama import KVStats
 from ...runtime.prompt import common_prefix
 from .load import Aborted, SlotLlama
 
@@ -25,7 +24,7 @@ _LOOK_EVERY_S = 0.1  # how often a running generation notes its cache's size
 
 
 @dataclass
-class Run:
+class Progress:
     """What a generation does at the moment. Its thread writes, anyone reads."""
 
     request_id: str
@@ -81,19 +80,19 @@ class Slot:
     def __init__(self, index: int, llama: SlotLlama) -> None:
         self.index, self.llama = index, llama
         self.thread = ThreadPoolExecutor(1, thread_name_prefix=f"slot-{index}")
-        self.run: Optional[Run] = None
+        self.run: Optional[Progress] = None
         self.last_used = 0.0
         llama.before_prompt, llama.before_decode, llama.after_token = self._prompt, self._look, self._token
         self._looked = 0.0
         self.memory = self._remember()
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Progress) -> None:
         """Take the slot for one generation; from the event loop."""
         self.llama.go()
         run.started = time.monotonic()
         self.run = run
 
-    def stop(self, run: Run) -> None:
+    def stop(self, run: Progress) -> None:
         """Stop that generation if it is still running; from the event loop."""
         if self.run is run:
             self.llama.stop()
@@ -124,46 +123,29 @@ class Slot:
         if self.run is not None:
             self.run.first_token = self.run.first_token or time.monotonic()
             # an end is no token of the answer, as llama-cpp-python counts
-            self.run.n_generated += not llama_cpp.llama_token_is_eog(self.llama._model.vocab, token)
+            self.run.n_generated += not self.llama.is_end(token)
 
     def _look(self) -> None:
         run, now = self.run, time.monotonic()
         if run is not None and now > self._looked + _LOOK_EVERY_S:
             self._looked = now
             run.n_decoded = self.llama.n_tokens
-            run.kv_bytes = native.stats(self.llama.ctx).kv_bytes
+            run.kv_bytes = self.llama.kv_bytes()
 
     def _drop_unfinished(self) -> None:
         """A prompt that was stopped midway has no use, and the rows that wait for it take memory: give them back."""
         if self.run is not None and self.run.first_token is not None:
             return
-        llama, compression = self.llama, self.llama._compression
-        llama._ctx.kv_cache_clear()
-        llama.reset()
-        if compression is None:
-            return
-        llama.go()
-        try:  # rows go with a compression, and a compression needs a window of tokens
-            llama.eval([max(llama.token_bos(), 0)] * (compression.window + 1))
-            llama.compress()
+        self.llama.go()
+        try:
+            self.llama.kv_clear()
         except (CompressKVError, RuntimeError, Aborted) as error:
             _log.warning("slot %d keeps the memory of a stopped prompt: %s", self.index, error)
-        llama._ctx.kv_cache_clear()
-        llama.reset()
 
     def _remember(self) -> Memory:
-        llama = self.llama
-        tokens = np.array(llama._input_ids, dtype=np.int32)
-        compression = llama._compression
-        layers = [il for il, layer in enumerate(compression.layers) if layer.evictable] if compression else []
-        counts = np.zeros(len(tokens), dtype=np.int32)
-        for layer in layers:
-            kept = llama.kv_kept(layer)
-            counts[kept[kept < len(tokens)]] += 1
-        if not layers:
-            counts += 1
-        frozen = native.stats(llama.ctx).n_frozen if compression else 0
-        return Memory(tokens, counts, max(len(layers), 1), frozen, llama.kv_stats())
+        llama, stats = self.llama, self.llama.kv_stats()
+        tokens = llama.input_ids[: llama.n_tokens].astype(np.int32)
+        return Memory(tokens, llama.kv_counts(), max(len(llama.kv_layers), 1), stats.n_frozen, stats)
 
     def state(self) -> Dict[str, Any]:
         """For /extras/slots: what is going on, without a word of the text."""

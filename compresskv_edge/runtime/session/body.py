@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from ..compression import Compression
-    from ..llama import Llama
-    from .session import Session
+from ..compression import Compression
+from ..prefill import Opened, compression_of
+from .header import Header
 
 
-def problems(llm: Llama, session: Session) -> Iterator[str]:
+class Content(Protocol):
+    """A session, as far as it is looked into here."""
+
+    @property
+    def header(self) -> Header: ...
+    @property
+    def tokens(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def logits(self) -> npt.NDArray[np.float32]: ...
+
+
+def problems(llm: Opened, session: Content) -> Iterator[str]:
     """What cannot be of this model, each as a sentence."""
     header, n_vocab = session.header, llm.n_vocab()
     if len(session.tokens) != header.n_tokens:
@@ -28,11 +39,11 @@ def problems(llm: Llama, session: Session) -> Iterator[str]:
         yield f"it protects position {header.protected[-1]}, n_ctx is {llm.n_ctx()}"
     if header.system_tokens and max(header.system_tokens) >= n_vocab:
         yield f"its system prompt is outside the vocabulary of {n_vocab}"
-    if not _budgets_fit(llm._compression, header.budgets):
+    if not _budgets_fit(compression_of(llm), header.budgets):
         yield f"its budgets {header.budgets[:8]} are not those of this model's layers"
 
 
-def _can_be_drawn_from(session: Session) -> bool:
+def _can_be_drawn_from(session: Content) -> bool:
     """A forbidden token may be minus infinity."""
     logits = session.logits
     return not len(logits) or not (np.isnan(logits).any() or np.isposinf(logits).any() or np.isneginf(logits).all())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Dict, List, Optional
+from typing import Annotated, Any, Dict, List, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,12 +14,11 @@ from ...errors import SessionError
 from ...model.gguf_file import GGUF
 from ...model.profile import Profile
 from ...version import __version__
+from .. import binding
 from ..attached import attached_profile
+from ..prefill import Opened, compression_of
 from ..protection import N_SINKS
 from .options import CONTEXT, MAX_TOKENS, Context, Options, context_of, options_of
-
-if TYPE_CHECKING:
-    from ..llama import Llama
 
 _MAX_LAYERS = 4096
 _UNBOUNDED = 1 << 30  # tokens, of a policy that evicts nothing
@@ -72,7 +71,7 @@ class Header(BaseModel):
             ) from error
 
 
-def model_hash(llm: Llama) -> str:
+def model_hash(llm: Opened) -> str:
     """`hash_of` a loaded model."""
     cached = llm.__dict__.get("_model_hash")
     if cached is None:
@@ -102,9 +101,9 @@ def hash_of(
     return f"sha256:{digest.hexdigest()}"
 
 
-def describe(llm: Llama) -> Header:
+def describe(llm: Opened) -> Header:
     """The header of what `llm` holds now. Raises SessionError for options that a file cannot hold."""
-    compression = llm._compression
+    compression = compression_of(llm)
     profile = compression.profile if compression else None
     try:
         return Header(
@@ -117,7 +116,7 @@ def describe(llm: Llama) -> Header:
             context=Context(**context_of(llm)),
             options=Options(**options_of(llm)),
             n_tokens=llm.n_tokens,
-            seed=llm._seed,
+            seed=binding.seed(llm),
             budgets=compression.current if compression else [],
             protected=list(compression.protection.named) if compression else [],
             system_tokens=list(compression.protection.system) if compression else [],
@@ -136,7 +135,7 @@ def _hash_profile(profile: Any) -> Optional[str]:
     return None if profile is None else f"sha256:{hashlib.sha256(profile.to_json().encode()).hexdigest()}"
 
 
-def differences(llm: Llama, header: Header) -> Iterator[str]:
+def differences(llm: Opened, header: Header) -> Iterator[str]:
     """Why a session does not fit an instance, each with its remedy."""
     ours = _llama_cpp_version()
     if header.llama_cpp != ours:
@@ -146,7 +145,8 @@ def differences(llm: Llama, header: Header) -> Iterator[str]:
         )
     if header.model_hash != model_hash(llm):
         yield f"another model: saved with {header.model_path!r}, this is {llm.model_path!r}; load that one"
-    profile = llm._compression.profile if llm._compression else None
+    compression = compression_of(llm)
+    profile = compression.profile if compression else None
     if header.profile_hash != _hash_profile(profile):
         yield f"another profile: saved with {_profile_name(header)}; load the model with kv_profile=<that one>"
     else:
@@ -161,9 +161,9 @@ def saved_policy(header: Header) -> str:
     return header.options.kv_policy
 
 
-def _other_policy(llm: Llama, header: Header) -> Iterator[str]:
+def _other_policy(llm: Opened, header: Header) -> Iterator[str]:
     """Policies may differ, but not in what they need beside keys and values."""
-    compression, policy = llm._compression, saved_policy(header)
+    compression, policy = compression_of(llm), saved_policy(header)
     if compression is None:
         return
     if not compression.run.recorder.idle:

@@ -4,12 +4,11 @@ within its bounds, and nothing that names a file or a machine.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Dict, Literal, Optional, Union
+from typing import Annotated, Any, Dict, Literal, Optional, Union
 
 from pydantic import BaseModel, ConfigDict, Field
 
-if TYPE_CHECKING:
-    from ..llama import Llama
+from ..prefill import Opened
 
 # of llama_cpp's context parameters: what keys and values depend on, and the layout of the cache
 CONTEXT = (
@@ -72,12 +71,12 @@ class Options(Context):
         return self.model_dump(exclude_unset=True, exclude=not_ours)
 
 
-def context_of(llm: Llama) -> Dict[str, Any]:
+def context_of(llm: Opened) -> Dict[str, Any]:
     """The parameters of `Context` that an instance has."""
     return {name: getattr(llm.context_params, name) for name in CONTEXT}
 
 
-def options_of(llm: Llama) -> Dict[str, Any]:
+def options_of(llm: Opened) -> Dict[str, Any]:
     """The fields of `Options` that an instance has."""
     state = llm.__getstate__()
     return {name: state[name] for name in ("n_ctx", *CONTEXT, *_LORA, *_KV) if name in state}

@@ -11,21 +11,21 @@ import ctypes
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
 
 from ...engine import native
 from ...errors import CompressKVError, ContextError, SessionError
+from .. import binding
+from ..binding import llama_cpp
+from ..compression import Compression
+from ..prefill import Opened, compression_of
 from . import body, state
 from . import file as session_file
 from . import source as source_of
 from .header import Header, describe, differences, saved_policy
-
-if TYPE_CHECKING:
-    from ..compression import Compression
-    from ..llama import Llama
 
 SessionSource = Union[str, "os.PathLike[str]", "Session"]
 
@@ -58,15 +58,15 @@ class Session:
         session_file.write(path, self.header.model_dump(mode="json"), parts)
 
 
-def capture(llm: Llama) -> Session:
+def capture(llm: Opened) -> Session:
     """What `llm` holds now, as a copy. Raises SessionError if that is nothing."""
     if llm.n_tokens == 0:
         raise SessionError("there is nothing to save: evaluate a prompt first")
-    tokens = np.array(llm._input_ids, dtype=np.int32)
+    tokens = np.array(binding.text_of(llm), dtype=np.int32)
     return Session(describe(llm), tokens, last_logits(llm), _get_state(llm))
 
 
-def restore(llm: Llama, session: Session) -> None:
+def restore(llm: Opened, session: Session) -> None:
     """Make `llm` what the saved one was. Raises SessionError and leaves it as it was if the session does not fit."""
     _check(llm, session)
     before = capture(llm) if llm.n_tokens else None
@@ -85,8 +85,8 @@ def restore(llm: Llama, session: Session) -> None:
 
 
 def open_session(
-    cls: type[Llama], source: SessionSource, model_path: Union[str, os.PathLike[str], None] = None, **options: Any
-) -> Llama:
+    cls: Any, source: SessionSource, model_path: Union[str, os.PathLike[str], None] = None, **options: Any
+) -> Any:
     """`Llama.load_session(path)`: a new instance that goes on where the saved one was.
 
     source: a file that `save_session` wrote, or a Session.
@@ -116,8 +116,8 @@ def open_session(
 class LoadSession:
     """`Llama.load_session(path, ...)` opens an instance, `llm.load_session(path)` takes the session in."""
 
-    def __get__(self, llm: Optional[Llama], cls: type[Llama]) -> Callable[..., Llama]:
-        def load_session(source: SessionSource, *args: Any, **options: Any) -> Llama:
+    def __get__(self, llm: Optional[Opened], cls: Any) -> Callable[..., Any]:
+        def load_session(source: SessionSource, *args: Any, **options: Any) -> Any:
             """A new instance from a session (on the class), or this one with what the session holds (on an instance).
 
             See `open_session` of this module. An instance takes the source only. Raises SessionError.
@@ -141,7 +141,7 @@ def _load(source: SessionSource) -> Session:
 #
 
 
-def _check(llm: Llama, session: Session) -> None:
+def _check(llm: Opened, session: Session) -> None:
     problems = list(differences(llm, session.header)) or list(body.problems(llm, session))
     if problems:
         raise SessionError("the session does not fit:\n" + "\n".join(f"  {problem}" for problem in problems))
@@ -155,9 +155,7 @@ def _bytes_at(array: npt.NDArray[np.uint8]) -> Any:
     return ctypes.cast(ctypes.c_void_p(array.ctypes.data), ctypes.POINTER(ctypes.c_uint8))
 
 
-def _get_state(llm: Llama) -> npt.NDArray[np.uint8]:
-    import llama_cpp
-
+def _get_state(llm: Opened) -> npt.NDArray[np.uint8]:
     data = np.empty(llama_cpp.llama_state_get_size(llm.ctx), np.uint8)
     n_bytes = llama_cpp.llama_state_get_data(llm.ctx, _bytes_at(data), data.nbytes)
     if not 0 < n_bytes <= data.nbytes:
@@ -165,9 +163,7 @@ def _get_state(llm: Llama) -> npt.NDArray[np.uint8]:
     return data[:n_bytes]
 
 
-def _set_state(llm: Llama, state: npt.NDArray[np.uint8]) -> bool:
-    import llama_cpp
-
+def _set_state(llm: Opened, state: npt.NDArray[np.uint8]) -> bool:
     return bool(llama_cpp.llama_state_set_data(llm.ctx, _bytes_at(state), state.nbytes) == state.nbytes)
 
 
@@ -178,24 +174,25 @@ def _refused(session: Session) -> str:
     )
 
 
-def _adopt(llm: Llama, session: Session) -> None:
+def _adopt(llm: Opened, session: Session) -> None:
     n, header = len(session.tokens), session.header
     llm.input_ids[:n] = session.tokens
     llm.n_tokens = n
-    llm._seed = header.seed
-    llm._requires_eval = session.logits.size == 0
+    llm.set_seed(header.seed)
+    binding.set_evaluated(llm, session.logits.size > 0)
     llm._restored_logits = session.logits.copy() if session.logits.size else None
-    if llm._logits_all:
+    if binding.keeps_all_logits(llm):
         llm.scores[:n] = 0  # not in the file
         llm.scores[n - 1] = session.logits if session.logits.size else 0
-    if llm._compression is not None:
-        _adopt_compression(llm, llm._compression, session)
+    compression = compression_of(llm)
+    if compression is not None:
+        _adopt_compression(llm, compression, session)
 
 
-def _adopt_compression(llm: Llama, compression: Compression, session: Session) -> None:
+def _adopt_compression(llm: Opened, compression: Compression, session: Session) -> None:
     header, protection = session.header, compression.protection
     compression.run.recorder.forget()  # what it knows is of another text
-    same = saved_policy(header) == compression.policy
+    same = saved_policy(header) == compression.settings.policy
     compression.current = list(header.budgets) if same else []  # another policy chooses its own
     protection.named, protection.system = tuple(header.protected), tuple(header.system_tokens)
     protection.n_sinks = header.n_sinks
@@ -208,21 +205,16 @@ def _adopt_compression(llm: Llama, compression: Compression, session: Session) -
 #
 
 
-def last_logits(llm: Llama) -> npt.NDArray[np.float32]:
+def last_logits(llm: Opened) -> npt.NDArray[np.float32]:
     """Logits of the last token, a copy: (n_vocab,), or (0,) if it has to be evaluated again."""
     restored = llm._restored_logits
     if restored is not None:
         return np.array(restored, dtype=np.float32)
-    pointer = None if llm._requires_eval else llm._ctx.get_logits_ith(-1)
-    if not pointer:
-        return np.zeros(0, np.float32)
-    return np.array(np.ctypeslib.as_array(pointer, shape=(llm.n_vocab(),)), dtype=np.float32)
+    return binding.last_logits(llm)
 
 
 def draw(sampler: Any, logits: npt.NDArray[np.float32]) -> int:
     """What llama_sampler_sample does, with logits that were restored: llama.cpp's own belong to a decoded token."""
-    import llama_cpp
-
     data = (llama_cpp.llama_token_data * len(logits))()
     rows = np.frombuffer(data, dtype=[("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
     rows["id"], rows["logit"] = np.arange(len(logits)), logits

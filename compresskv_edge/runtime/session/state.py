@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from ..llama import Llama
+from .. import binding
+from ..binding import llama_cpp
+from ..prefill import Opened, compression_of
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int32]
@@ -49,16 +50,14 @@ class Model:
     has_values: bool = True
 
     @classmethod
-    def of(cls, llm: Llama) -> Model:
+    def of(cls, llm: Opened) -> Model:
         """Of a loaded model."""
-        import llama_cpp
-
-        compression, metadata = llm._compression, llm.metadata
+        compression, metadata = compression_of(llm), llm.metadata
         architecture = metadata.get("general.architecture", "")
         layers = [layer for layer in compression.layers if layer.evictable] if compression else []
         return cls(
             architecture=architecture,
-            n_positions=int(llm._ctx.n_ctx()),
+            n_positions=binding.n_positions(llm),
             window=compression.window if compression else 0,
             ring_bytes=tuple(4 * layer.n_head * layer.head_dim_k for layer in layers),
             has_places=llama_cpp.llama_model_rope_type(llm.model) in _MROPE,

@@ -10,8 +10,8 @@ import chat_model
 import numpy as np
 import pytest
 
-from compresskv_edge.apps.chat import snapshot
 from compresskv_edge.errors import EngineError
+from compresskv_edge.runtime.session import snapshot
 
 
 @pytest.fixture

@@ -14,11 +14,13 @@ from typing import Optional
 import platformdirs
 
 from ...errors import EngineError
-from ...runtime.llama import Llama, llama_cpp
-from ...runtime.prompt import common_prefix
+from .. import binding
+from ..binding import llama_cpp
+from ..prefill import Opened
+from ..prompt import common_prefix
 
 
-def write(llm: Llama, path: Path) -> None:
+def write(llm: Opened, path: Path) -> None:
     """Write the cache of a model. Raises EngineError if the disk does not take it."""
     tokens = (llama_cpp.llama_token * llm.n_tokens)(*llm.input_ids[: llm.n_tokens].tolist())
     if not llama_cpp.llama_state_seq_save_file(llm.ctx, os.fsencode(path), 0, tokens, llm.n_tokens):
@@ -26,19 +28,19 @@ def write(llm: Llama, path: Path) -> None:
         raise EngineError(f"cannot write the cache to {str(path)!r}: is the disk full?")
 
 
-def restore(llm: Llama, path: Path) -> None:
+def restore(llm: Opened, path: Path) -> None:
     """Back from write(), into a context of the same model and profile. Raises EngineError; the cache is then empty."""
     tokens, count = (llama_cpp.llama_token * llm.n_ctx())(), ctypes.c_size_t()
     llm.reset()
-    llm._ctx.kv_cache_clear()
+    binding.clear_cache(llm)
     read = llama_cpp.llama_state_seq_load_file(llm.ctx, os.fsencode(path), 0, tokens, len(tokens), ctypes.byref(count))
     if not read:
-        llm._ctx.kv_cache_clear()
+        binding.clear_cache(llm)
         raise EngineError(f"cannot restore the cache of {str(path)!r}: it is damaged, or of another model or profile")
     llm.input_ids[: count.value] = tokens[: count.value]
     llm.n_tokens = count.value
-    if llm._compression is not None:
-        llm._compression.run.recorder.forget()  # queries of other tokens, for policies that see them
+    if llm._reader is not None:
+        llm._reader.compression.run.recorder.forget()  # queries of other tokens, for policies that see them
 
 
 class Snapshot:
@@ -48,7 +50,7 @@ class Snapshot:
         self._path: Optional[Path] = None
         self.tokens: list[int] = []
 
-    def take(self, llm: Llama) -> None:
+    def take(self, llm: Opened) -> None:
         """Keep the cache as it is now. Raises EngineError."""
         self.drop()
         path = _new_file()
@@ -59,7 +61,7 @@ class Snapshot:
         """The prompt begins with what the snapshot holds."""
         return self._path is not None and len(prompt) > len(self.tokens) == common_prefix(self.tokens, prompt)
 
-    def put_back(self, llm: Llama) -> None:
+    def put_back(self, llm: Opened) -> None:
         """The cache as it was. Raises EngineError."""
         if self._path is not None:
             restore(llm, self._path)
