@@ -10,7 +10,7 @@ import pytest
 
 from compresskv_edge.apps.server.errors import ApiError
 from compresskv_edge.apps.server.pool import Pool
-from compresskv_edge.apps.server.slot import Memory, Progress
+from compresskv_edge.apps.server.slot import Memory, SlotProgress
 
 
 class FakeLlama:
@@ -57,24 +57,24 @@ def test_what_reaches_into_evicted_tokens_is_not_reusable():
 
 def test_the_slot_that_remembers_most():
     slots = pool(FakeLlama([1, 2]), FakeLlama([1, 2, 3, 4]), FakeLlama())
-    assert run(slots.acquire(tokens(1, 2, 3, 9), Progress("a"))).index == 1
+    assert run(slots.acquire(tokens(1, 2, 3, 9), SlotProgress("a"))).index == 1
 
 
 def test_a_new_conversation_takes_the_slot_that_was_idle_longest():
     slots = pool(FakeLlama([1]), FakeLlama([2]), FakeLlama([3]))
     for slot, time in zip(slots.slots, (30.0, 10.0, 20.0)):
         slot.last_used = time
-    assert run(slots.acquire(tokens(9), Progress("a"))).index == 1
+    assert run(slots.acquire(tokens(9), SlotProgress("a"))).index == 1
 
 
 def test_others_wait_in_line():
     async def scene():
         slots = pool(FakeLlama())
-        slot = await slots.acquire(tokens(1), Progress("a"))
+        slot = await slots.acquire(tokens(1), SlotProgress("a"))
         order = []
 
         async def later(name):
-            got = await slots.acquire(tokens(1), Progress(name))
+            got = await slots.acquire(tokens(1), SlotProgress(name))
             order.append(name)
             slots.release(got)
 
@@ -93,9 +93,9 @@ def test_others_wait_in_line():
 def test_who_leaves_the_line_is_forgotten():
     async def scene():
         slots = pool(FakeLlama())
-        slot = await slots.acquire(tokens(1), Progress("a"))
-        leaves = asyncio.ensure_future(slots.acquire(tokens(1), Progress("b")))
-        stays = asyncio.ensure_future(slots.acquire(tokens(1), Progress("c")))
+        slot = await slots.acquire(tokens(1), SlotProgress("a"))
+        leaves = asyncio.ensure_future(slots.acquire(tokens(1), SlotProgress("b")))
+        stays = asyncio.ensure_future(slots.acquire(tokens(1), SlotProgress("c")))
         await asyncio.sleep(0)
         leaves.cancel()
         slots.release(slot)  # in the same breath
@@ -110,8 +110,8 @@ def test_who_leaves_the_line_is_forgotten():
 def test_who_leaves_with_the_slot_in_hand_gives_it_back():
     async def scene():
         slots = pool(FakeLlama())
-        slot = await slots.acquire(tokens(1), Progress("a"))
-        leaves = asyncio.ensure_future(slots.acquire(tokens(1), Progress("b")))
+        slot = await slots.acquire(tokens(1), SlotProgress("a"))
+        leaves = asyncio.ensure_future(slots.acquire(tokens(1), SlotProgress("b")))
         await asyncio.sleep(0)
         slots.release(slot)
         leaves.cancel()  # it was handed over, but has not woken
@@ -126,9 +126,9 @@ def test_who_leaves_with_the_slot_in_hand_gives_it_back():
 def test_a_release_and_a_cancellation_in_the_same_tick(leaves_first, others):
     async def scene():
         slots = pool(FakeLlama())
-        slot = await slots.acquire(tokens(1), Progress("a"))
-        leaves = asyncio.ensure_future(slots.acquire(tokens(1), Progress("b")))
-        rest = [asyncio.ensure_future(slots.acquire(tokens(1), Progress("c"))) for _ in range(others)]
+        slot = await slots.acquire(tokens(1), SlotProgress("a"))
+        leaves = asyncio.ensure_future(slots.acquire(tokens(1), SlotProgress("b")))
+        rest = [asyncio.ensure_future(slots.acquire(tokens(1), SlotProgress("c"))) for _ in range(others)]
         await asyncio.sleep(0)
         for step in (leaves.cancel, lambda: slots.release(slot))[:: 1 if leaves_first else -1]:
             step()
@@ -146,9 +146,9 @@ def test_a_release_and_a_cancellation_in_the_same_tick(leaves_first, others):
 def test_a_full_line_is_an_error():
     async def scene():
         slots = pool(FakeLlama(), max_waiting=0)
-        await slots.acquire(tokens(1), Progress("a"))
+        await slots.acquire(tokens(1), SlotProgress("a"))
         with pytest.raises(ApiError, match="busy") as refused:
-            await slots.acquire(tokens(1), Progress("b"))
+            await slots.acquire(tokens(1), SlotProgress("b"))
         return refused.value
 
     error = run(scene())
@@ -160,9 +160,9 @@ def test_a_stream_may_be_interrupted_for_the_next_request():
     async def scene():
         llamas = FakeLlama(), FakeLlama()
         slots = pool(*llamas, interrupt=True)
-        whole = await slots.acquire(tokens(1), Progress("whole"))
-        stream = await slots.acquire(tokens(1), Progress("stream", interruptible=True))
-        waiting = asyncio.ensure_future(slots.acquire(tokens(1), Progress("new")))
+        whole = await slots.acquire(tokens(1), SlotProgress("whole"))
+        stream = await slots.acquire(tokens(1), SlotProgress("stream", interruptible=True))
+        waiting = asyncio.ensure_future(slots.acquire(tokens(1), SlotProgress("new")))
         await asyncio.sleep(0)
         assert (whole.llama.stopped, stream.llama.stopped) == (False, True)
         assert stream.run.interrupted
@@ -176,10 +176,10 @@ def test_a_stream_may_be_interrupted_for_the_next_request():
 def test_a_stop_for_an_earlier_run_does_not_hit_the_next():
     async def scene():
         slots = pool(FakeLlama())
-        first = Progress("a")
+        first = SlotProgress("a")
         slot = await slots.acquire(tokens(1), first)
         slots.release(slot)
-        await slots.acquire(tokens(1), Progress("b"))
+        await slots.acquire(tokens(1), SlotProgress("b"))
         slot.stop(first)
         assert not slot.llama.stopped
 

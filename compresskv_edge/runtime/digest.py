@@ -262,7 +262,9 @@ def _read(reader: Reader, tokens: Sequence[int], budgets: List[int], keep: Calla
     reader.compression.current = budgets
 
 
-def _keep(llm: LoadedModel, compression: Compression, scores: Scores, budgets: Sequence[int], choose: Selection) -> None:
+def _keep(
+    llm: LoadedModel, compression: Compression, scores: Scores, budgets: Sequence[int], choose: Selection
+) -> None:
     pinned = compression.protection.positions()
     kept = []
     for layer, budget in enumerate(budgets):

@@ -25,7 +25,7 @@ from .load import Aborted, SlotLlama
 from .models import Models
 from .plain import PlainRoute
 from .requests import ChatRequest, CompletionRequest
-from .slot import Progress
+from .slot import SlotProgress
 
 _json = partial(json.dumps, default=float)  # log-probabilities are NumPy's
 _Chunks = contextlib.AbstractAsyncContextManager[AsyncIterator[Any]]
@@ -61,7 +61,7 @@ async def create_embedding(request: Request, body: CreateEmbeddingRequest) -> Re
             raise ApiError(400, "this server makes no embeddings: start one with --embedding true", param="model")
     arguments = {"input": body.input, "model": models.name_of(body.model)}
     prepared = prepare.Prepared(np.empty(0, dtype=np.int32), lambda llama: llama.create_embedding(**arguments))
-    return await _whole(request, _open(request, body.model, prepared, Progress(request_id(request))))
+    return await _whole(request, _open(request, body.model, prepared, SlotProgress(request_id(request))))
 
 
 @router.get("/v1/models", summary="Models", tags=["OpenAI V1"])
@@ -87,7 +87,7 @@ async def _answer(request: Request, body: Any, prepared_by: _Prepare) -> Respons
     async with models.use(body.model) as pool:
         prepared = await run_in_threadpool(prepared_by, pool.llama, body, models.name_of(body.model))
         pool.check_room()
-    opened = _open(request, body.model, prepared, Progress(request_id(request), interruptible=body.stream))
+    opened = _open(request, body.model, prepared, SlotProgress(request_id(request), interruptible=body.stream))
     if body.stream:
         return _stream(request, opened, body.include_usage)
     return await _whole(request, opened)
@@ -95,7 +95,7 @@ async def _answer(request: Request, body: Any, prepared_by: _Prepare) -> Respons
 
 @contextlib.asynccontextmanager
 async def _open(
-    request: Request, model: Optional[str], prepared: prepare.Prepared, run: Progress
+    request: Request, model: Optional[str], prepared: prepare.Prepared, run: SlotProgress
 ) -> AsyncIterator[AsyncIterator[Any]]:
     """Chunks of an answer. Nothing is held before this is entered: a client may leave earlier."""
     async with request.app.state.models.use(model) as pool:

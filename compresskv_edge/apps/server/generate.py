@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .load import Aborted, SlotLlama
 from .metrics import Metrics
 from .pool import Pool
-from .slot import Progress, Slot
+from .slot import Slot, SlotProgress
 
 # what a request wants done with the slot's Llama: one answer, or the chunks of one
 Call = Callable[[SlotLlama], Union[Dict[str, Any], Iterator[Dict[str, Any]]]]
@@ -24,12 +24,12 @@ Call = Callable[[SlotLlama], Union[Dict[str, Any], Iterator[Dict[str, Any]]]]
 class Done:
     """The last thing that `generate` yields."""
 
-    run: Progress
+    run: SlotProgress
     usage: Dict[str, Any]
 
 
 async def generate(
-    pool: Pool, tokens: npt.NDArray[np.int32], call: Call, run: Progress, metrics: Metrics
+    pool: Pool, tokens: npt.NDArray[np.int32], call: Call, run: SlotProgress, metrics: Metrics
 ) -> AsyncIterator[Union[Dict[str, Any], Done]]:
     """Chunks of `call` on the best slot for `tokens`, then Done.
 
@@ -69,7 +69,7 @@ async def closing(chunks: AsyncIterator[Any]) -> AsyncIterator[None]:
         await chunks.aclose()  # type: ignore[attr-defined]
 
 
-def _work(slot: Slot, run: Progress, call: Call, send: Callable[[Any], None]) -> None:
+def _work(slot: Slot, run: SlotProgress, call: Call, send: Callable[[Any], None]) -> None:
     try:
         with slot.generating():
             answer = call(slot.llama)
@@ -83,7 +83,7 @@ def _work(slot: Slot, run: Progress, call: Call, send: Callable[[Any], None]) ->
         send(Done(run, _usage(slot, run)))
 
 
-def _usage(slot: Slot, run: Progress) -> Dict[str, Any]:
+def _usage(slot: Slot, run: SlotProgress) -> Dict[str, Any]:
     """OpenAI's usage, and what the cache holds as `kv`."""
     return {
         "prompt_tokens": run.n_prompt,

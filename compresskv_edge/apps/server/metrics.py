@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from .slot import Progress, Slot
+from .slot import Slot, SlotProgress
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _KV_GAUGES = {
@@ -44,7 +44,7 @@ class Metrics:
         """Show the slots of `models` as gauges."""
         self.registry.register(_Slots(models))
 
-    def finished(self, run: Progress, slot: Slot) -> None:
+    def finished(self, run: SlotProgress, slot: Slot) -> None:
         """Count one generation; from the event loop."""
         self.prompt_tokens.inc(run.n_prompt)
         self.cached_tokens.inc(run.n_cached)

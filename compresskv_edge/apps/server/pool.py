@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from .errors import overloaded
 from .load import SlotLlama, close_slots
-from .slot import Progress, Slot
+from .slot import Slot, SlotProgress
 
 _Tokens = npt.NDArray[np.int32]
-_ON_ITS_WAY = Progress("")  # in a slot that was given to a request which has not woken yet
+_ON_ITS_WAY = SlotProgress("")  # in a slot that was given to a request which has not woken yet
 
 
 class Pool:
@@ -39,7 +39,7 @@ class Pool:
         if self.n_waiting >= self.max_waiting and not self._idle():
             raise overloaded(f"all slots are busy and {self.n_waiting} requests wait already")
 
-    async def acquire(self, tokens: _Tokens, run: Progress) -> Slot:
+    async def acquire(self, tokens: _Tokens, run: SlotProgress) -> Slot:
         """A slot for a prompt; the caller gives it back with `release`. ApiError 503 if the line is full."""
         slot = self._best(tokens)
         if slot is None:

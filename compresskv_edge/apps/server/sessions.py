@@ -27,7 +27,7 @@ from .generate import closing, generate
 from .load import SlotLlama
 from .plain import PlainRoute
 from .pool import Pool
-from .slot import Progress
+from .slot import SlotProgress
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -163,7 +163,7 @@ def _store(request: Request) -> ChatFolder:
 
 async def _in_slot(request: Request, pool: Pool, tokens: Any, work: Any) -> Dict[str, Any]:
     """What `work` returns, done in the thread of the slot that fits `tokens` best; and the `usage` of that slot."""
-    chunks = generate(pool, tokens, work, Progress(request_id(request)), request.app.state.metrics)
+    chunks = generate(pool, tokens, work, SlotProgress(request_id(request)), request.app.state.metrics)
     async with closing(chunks):
         result, done = [each async for each in chunks]
     return {**result, "usage": done.usage}  # type: ignore[union-attr, dict-item]

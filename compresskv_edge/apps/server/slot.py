@@ -24,7 +24,7 @@ _LOOK_EVERY_S = 0.1  # how often a running generation notes its cache's size
 
 
 @dataclass
-class Progress:
+class SlotProgress:
     """What a generation does at the moment. Its thread writes, anyone reads."""
 
     request_id: str
@@ -80,19 +80,19 @@ class Slot:
     def __init__(self, index: int, llama: SlotLlama) -> None:
         self.index, self.llama = index, llama
         self.thread = ThreadPoolExecutor(1, thread_name_prefix=f"slot-{index}")
-        self.run: Optional[Progress] = None
+        self.run: Optional[SlotProgress] = None
         self.last_used = 0.0
         llama.before_prompt, llama.before_decode, llama.after_token = self._prompt, self._look, self._token
         self._looked = 0.0
         self.memory = self._remember()
 
-    def begin(self, run: Progress) -> None:
+    def begin(self, run: SlotProgress) -> None:
         """Take the slot for one generation; from the event loop."""
         self.llama.go()
         run.started = time.monotonic()
         self.run = run
 
-    def stop(self, run: Progress) -> None:
+    def stop(self, run: SlotProgress) -> None:
         """Stop that generation if it is still running; from the event loop."""
         if self.run is run:
             self.llama.stop()
