@@ -21,6 +21,7 @@ library.offer()
 import llama_cpp as llama_cpp  # noqa: E402
 from llama_cpp import llama_chat_format  # noqa: E402
 
+StockLlama = llama_cpp.Llama  # now: replace_llama() may put ours in its place
 Logits = npt.NDArray[np.float32]
 
 
@@ -79,6 +80,11 @@ def guard_decoding(llm: Any, guard: Callable[[Callable[[Any], None], Any], None]
     """From now on `guard(decode, batch)` is called for each batch, and calls `decode(batch)`."""
     decode = llm._ctx.decode
     llm._ctx.decode = lambda batch: guard(decode, batch)
+
+
+def stock_eval(llm: Any, tokens: Sequence[int]) -> None:
+    """llama_cpp.Llama.eval, whatever class the model is of."""
+    StockLlama.eval(llm, tokens)
 
 
 def text_of(llm: LoadedModel) -> npt.NDArray[np.intc]:
@@ -215,7 +221,7 @@ class _Shared:
 
 # the code that all handlers share which the binding makes from a formatter
 _FORMATTED = llama_chat_format.chat_formatter_to_chat_completion_handler(lambda **_: None).__code__
-_CHAT = inspect.signature(llama_cpp.Llama.create_chat_completion)
+_CHAT = inspect.signature(StockLlama.create_chat_completion)
 
 
 def formatter_of(llm: Any) -> Optional[Callable[..., Any]]:

@@ -15,7 +15,7 @@ from typing import Any, List, Optional, Protocol, Sequence
 from ..engine import native
 from ..errors import ContextError, EngineError
 from . import binding
-from .binding import LoadedModel, llama_cpp
+from .binding import LoadedModel
 from .compression import Compression
 from .positions import Positions
 from .prompt import Prompt
@@ -151,7 +151,7 @@ class Reader:
 
     def decode(self, tokens: Sequence[int]) -> None:
         """Run tokens through the policy, which may have to see queries before they are gone."""
-        self.compression.run.decode(self.llm, tokens, lambda some: llama_cpp.Llama.eval(self.llm, some))
+        self.compression.run.decode(self.llm, tokens, lambda some: binding.stock_eval(self.llm, some))
 
     def evict(self, guide: Sequence[int]) -> None:
         """Compress to the budgets of the text."""
