@@ -27,7 +27,7 @@ UNBOUNDED = 1 << 30  # tokens: the budget of a policy that never evicts
 _log = logging.getLogger(__name__)
 
 
-class Cache(Protocol):
+class CacheFacts(Protocol):
     """What a run has to know of the cache that it works on."""
 
     profile: Profile
@@ -49,7 +49,7 @@ class Cache(Protocol):
 class PolicyRun:
     """One policy on one cache, with what it has recorded of the text."""
 
-    def __init__(self, spec: str, cache: Cache, recorder: Optional[Recorder] = None) -> None:
+    def __init__(self, spec: str, cache: CacheFacts, recorder: Optional[Recorder] = None) -> None:
         """recorder: one that has seen the text in the cache. Raises PolicyError."""
         self.spec = spec
         self.cache = cache
