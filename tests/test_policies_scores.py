@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from layers import attending, kept, keyed, massive
 
-from compresskv_edge.policies import q_filters, scissorhands, treekv
+from compresskv_edge.policies import lagkv, q_filters, scissorhands, treekv
 
 
 def test_the_helper_gives_the_attention_that_it_is_asked_for() -> None:
@@ -113,3 +113,18 @@ def test_compresskv_asks_the_retrieval_heads_only() -> None:
     assert kept("compresskv", attending(looks, heads=[1]), 6) == [18, 19, 20, 21, 22, 29]
     assert kept("compresskv", attending(looks, heads=[0]), 6) == [3, 4, 5, 6, 7, 29]
     assert kept("compresskv", attending(looks), 11) == [3, 4, 5, 6, 7, 18, 19, 20, 21, 22, 29]
+
+
+def test_lagkv_compares_with_the_tokens_that_follow() -> None:
+    """Two channels, both from 0 to 1 in what follows: (0, 1) is uneven by .5, (.5, .5) by nothing, (0, 2) by 1."""
+    following = np.array([[0.0, 1.0], [1.0, 0.0]])
+    found = lagkv.unevenness(np.array([[0.0, 1.0], [0.5, 0.5], [0.0, 2.0]]), following)
+    np.testing.assert_allclose(found, np.exp([0.5, 0.0, 1.0]) / np.exp([0.5, 0.0, 1.0]).sum())
+
+
+def test_lagkv_treats_its_pieces_alike() -> None:
+    """Pieces of three behind no sinks, one head: of each the token that stands out most, however loud the first is."""
+    keys = [[9.0, -9.0], [5.0, -5.0], [7.0, -7.0], [0.1, 0.1], [0.2, 0.4], [0.3, 0.3], [0.0, 1.0], [1.0, 0.0]]
+    layer = keyed(keys, values=np.asarray(keys, dtype=np.float32)[None])
+    assert kept("lagkv:lag=3:sinks=0", layer, 4, window=2) == [0, 4, 6, 7]
+    assert kept("lagkv:lag=3:sinks=1", layer, 4, window=2)[0] == 0

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from compresskv_edge.errors import BudgetError
 from compresskv_edge.method.scoring import pool, select_tokens, token_scores, window_attention
@@ -127,3 +129,13 @@ def test_bad_arguments(change, message):
     arguments = {"q_window": q_window, "k": k, "heads": [0], "budget": 16, **change}
     with pytest.raises(ValueError, match=message):
         select_tokens(**arguments)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.integers(0, 25), st.sampled_from(["avg", "max"]))
+def test_pooling_is_what_a_loop_says(row, half, pooling):
+    """Also with kernels longer than the row."""
+    kernel = 2 * half + 1
+    spans = [row[max(i - half, 0) : i + half + 1] for i in range(len(row))]
+    want = [max(span) if pooling == "max" else sum(span) / kernel for span in spans]
+    np.testing.assert_allclose(pool(np.array([row]), kernel, pooling)[0], want, rtol=1e-12, atol=1e-6)

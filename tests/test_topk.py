@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from compresskv_edge.method import topk
 from compresskv_edge.method.topk import top_k_indices
@@ -100,3 +102,16 @@ def test_equal_to_torch():
         scores = rng.integers(0, int(rng.choice([2, 5, 50, 2000])), n).astype(np.float32)
         expected = torch.topk(torch.from_numpy(scores), k).indices.numpy()
         np.testing.assert_array_equal(top_k_indices(scores, k), np.sort(expected), err_msg=f"seed {seed}")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 1.0, np.inf]) | st.floats(width=32), max_size=200), st.data())
+def test_any_scores(scores, data):
+    """Ties, infinities and NaN: ascending indices, and no score outside the set is higher than one inside."""
+    values = np.asarray(scores, dtype=np.float32)
+    k = data.draw(st.integers(0, len(values)))
+    found = top_k_indices(values, k)
+    assert len(found) == k
+    assert (np.diff(found) > 0).all()
+    ordered = np.sort(values)  # NaN comes last
+    np.testing.assert_array_equal(np.sort(values[found]), ordered[len(values) - k :])

@@ -14,6 +14,6 @@ from .needs import KEYS
 from .policy import Policy
 from .probes import AllQueries, Last, Window
 from .registry import get, names
-from .scores import Attention, Rule
+from .scores import AttentionScore, Rule
 
-__all__ = ["KEYS", "AllQueries", "Attention", "Last", "Layer", "Policy", "Rule", "Window", "get", "names"]
+__all__ = ["KEYS", "AllQueries", "AttentionScore", "Last", "Layer", "Policy", "Rule", "Window", "get", "names"]

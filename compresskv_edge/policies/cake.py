@@ -10,7 +10,7 @@ from .allocation import Spread, Wish, in_proportion
 from .layer import Array, Layer
 from .policy import Policy
 from .probes import Window
-from .scores import Attention
+from .scores import AttentionScore
 
 
 def policy(*, gamma: float = 200.0, tau1: float = 1.0, tau2: float = 1.0, window: int = 32, kernel: int = 5) -> Policy:
@@ -33,7 +33,7 @@ def policy(*, gamma: float = 200.0, tau1: float = 1.0, tau2: float = 1.0, window
     return Policy(
         title="CAKE",
         source="arXiv:2503.12491",
-        score=Attention(probe, strong_or_changing),
+        score=AttentionScore(probe, strong_or_changing),
         kernel=kernel,
         window=window,
         spread=Spread(share, preference, probe.needs),

@@ -7,7 +7,7 @@ import numpy as np
 from .layer import Indices
 from .policy import Policy
 from .probes import Window
-from .scores import Attention
+from .scores import AttentionScore
 from .selection import Candidates, Selection, whole_groups
 
 
@@ -25,7 +25,7 @@ def policy(*, chunk: int = 10, reuse: int = 2, window: int = 32) -> Policy:
     return Policy(
         title="ChunkKV",
         source="arXiv:2502.00299",
-        score=Attention(Window(window)),
+        score=AttentionScore(Window(window)),
         window=window,
         select=Selection(select),
         reuse=reuse,

@@ -6,7 +6,7 @@ from ..method.budget import allocate
 from .allocation import Spread, Wish
 from .policy import Policy
 from .probes import Window
-from .scores import Attention
+from .scores import AttentionScore
 
 
 def policy() -> Policy:
@@ -24,7 +24,7 @@ def policy() -> Policy:
     )
 
 
-score = Attention(Window(8, of_profile=True))
+score = AttentionScore(Window(8, of_profile=True))
 
 
 def share(wish: Wish) -> list[float]:

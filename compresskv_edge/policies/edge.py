@@ -15,7 +15,7 @@ from .layer import Array, Indices
 from .needs import CURVES, KEYS
 from .policy import Policy
 from .probes import Window
-from .scores import Attention
+from .scores import AttentionScore
 from .selection import Candidates, Selection, top_k
 
 
@@ -39,7 +39,7 @@ def policy(
     return Policy(
         title="Edge",
         source="none",
-        score=Attention(Window(least, of_profile=True, or_fewer=True)),
+        score=AttentionScore(Window(least, of_profile=True, or_fewer=True)),
         kernel=5,
         window=window,
         spread={"curves": by_curves(later_share, first), "errors": Spread(compresskv.share), "equal": uniform}[budgets],

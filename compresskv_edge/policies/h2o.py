@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .policy import Policy
 from .probes import AllQueries
-from .scores import Attention
+from .scores import AttentionScore
 
 
 def policy(*, recent_share: float = 0.5) -> Policy:
@@ -20,7 +20,7 @@ def policy(*, recent_share: float = 0.5) -> Policy:
     return Policy(
         title="H2O",
         source="arXiv:2306.14048",
-        score=Attention(AllQueries()),
+        score=AttentionScore(AllQueries()),
         window=1 << 30,
         window_share=recent_share,
         decodes=True,

@@ -8,7 +8,7 @@ from ..method.topk import top_k_indices
 from .layer import Array, Bools, Indices, Layer
 from .policy import Policy
 from .probes import Last, Probe, Window
-from .scores import Attention
+from .scores import AttentionScore
 from .selection import Candidates, Selection
 
 
@@ -40,7 +40,7 @@ def policy(*, share: float = 0.25, window: int = 32, kernel: int = 7) -> Policy:
     return Policy(
         title="KVCrush",
         source="arXiv:2503.00022",
-        score=Attention(Window(window)),
+        score=AttentionScore(Window(window)),
         kernel=kernel,
         pooling="max",
         window=window,

@@ -24,6 +24,7 @@ NOTHING: Needs = frozenset()
 
 # of a layer
 KEYS = Need("keys")  # (G, n, head_dim)
+VALUES = Need("values")  # (G, n, head_dim_v)
 QUERIES = Need("queries")  # (H, r, head_dim) of the last tokens, oldest first; `last` says how many
 MASS = Need("mass")  # (n,) attention that each token got from all queries so far, mean over the heads
 SAMPLE = Need("sample")  # (H, s, head_dim) queries spread over the whole text; s = 0 while the text is short

@@ -22,7 +22,7 @@ from .allocation import NOTHING_KNOWN, Known, Spread, Wish, settle, uniform
 from .layer import Bools, Indices, Layer
 from .merging import Merge
 from .needs import Needs, union
-from .scores import Score
+from .scores import Scorer
 from .selection import Candidates, Selection, top_k
 
 Float32 = npt.NDArray[np.float32]
@@ -34,7 +34,7 @@ class Policy:
 
     title: str
     source: str  # "arXiv:2404.14469"
-    score: Score
+    score: Scorer
     kernel: int = 1  # pooling kernel, odd; 1: none
     pooling: Literal["avg", "max"] = "avg"
     spread: Spread = uniform

@@ -9,7 +9,7 @@ from .layer import Array, Layer
 from .needs import MASS
 from .policy import Policy
 from .probes import AllQueries
-from .scores import Attention
+from .scores import AttentionScore
 
 _STEPS = 60  # of the binary search: the share is then exact in float64
 
@@ -26,7 +26,7 @@ def policy(*, sinks: int = 4) -> Policy:
     return Policy(
         title="PrefixKV",
         source="arXiv:2412.03409",
-        score=Attention(AllQueries()),
+        score=AttentionScore(AllQueries()),
         sinks=sinks,
         spread=Spread(share, shares_held, frozenset({MASS})),
     )

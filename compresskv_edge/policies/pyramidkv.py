@@ -9,7 +9,7 @@ import numpy as np
 from .allocation import Spread, Wish
 from .policy import Policy
 from .probes import Window
-from .scores import Attention
+from .scores import AttentionScore
 
 
 def policy(*, beta: float = 20.0, window: int = 8, kernel: int = 7, pooling: Literal["avg", "max"] = "max") -> Policy:
@@ -21,7 +21,7 @@ def policy(*, beta: float = 20.0, window: int = 8, kernel: int = 7, pooling: Lit
     return Policy(
         title="PyramidKV",
         source="arXiv:2406.02069",
-        score=Attention(Window(window)),
+        score=AttentionScore(Window(window)),
         kernel=kernel,
         pooling=pooling,
         window=window,

@@ -34,6 +34,7 @@ _NAMES = (
     "q_filters",
     "keydiff",
     "knorm",
+    "lagkv",
     "uncomp",
     "kvcrush",
     "random",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .policy import Policy
 from .probes import Last
-from .scores import Attention
+from .scores import AttentionScore
 
 
 def policy(*, sinks: int = 4, recent_share: float = 0.25) -> Policy:
@@ -17,7 +17,7 @@ def policy(*, sinks: int = 4, recent_share: float = 0.25) -> Policy:
     return Policy(
         title="SAGE-KV",
         source="arXiv:2503.08879",
-        score=Attention(Last(1)),
+        score=AttentionScore(Last(1)),
         window=1 << 30,
         window_share=recent_share,
         sinks=sinks,

@@ -14,7 +14,7 @@ from .needs import NOTHING, Needs
 from .probes import Probe, Window
 
 
-class Score(Protocol):
+class Scorer(Protocol):
     """Anything that scores the tokens before the window."""
 
     @property
@@ -35,7 +35,7 @@ def summed(attention: Float64) -> Float64:
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionScore:
     """Attention of a probe's queries, a row a head. `row` makes one number a token of what r queries gave it."""
 
     probe: Probe
@@ -52,7 +52,7 @@ class Attention:
         return isinstance(self.probe, Window) and self.row is summed
 
     def __call__(self, layer: Layer, window: int) -> Array:
-        """See Score."""
+        """See Scorer."""
         n_before = layer.n - window
         return np.stack([self.row(attention)[:n_before] for attention in self.probe.attention(layer, window)])
 
@@ -66,5 +66,5 @@ class Rule:
     native: bool = False
 
     def __call__(self, layer: Layer, window: int) -> Array:
-        """See Score."""
+        """See Scorer."""
         return self.function(layer, window)

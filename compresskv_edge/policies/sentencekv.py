@@ -8,7 +8,7 @@ from .layer import Indices
 from .needs import ENDS
 from .policy import Policy
 from .probes import Window
-from .scores import Attention
+from .scores import AttentionScore
 from .selection import Candidates, Selection, whole_groups
 
 
@@ -26,7 +26,7 @@ def policy(*, window: int = 32) -> Policy:
     return Policy(
         title="SentenceKV",
         source="arXiv:2504.00970",
-        score=Attention(Window(window)),
+        score=AttentionScore(Window(window)),
         window=window,
         select=Selection(select, frozenset({ENDS})),
     )

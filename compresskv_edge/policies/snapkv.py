@@ -6,7 +6,7 @@ from typing import Literal
 
 from .policy import Policy
 from .probes import Window
-from .scores import Attention
+from .scores import AttentionScore
 
 
 def policy(*, window: int = 32, kernel: int = 7, pooling: Literal["avg", "max"] = "max") -> Policy:
@@ -21,7 +21,7 @@ def policy(*, window: int = 32, kernel: int = 7, pooling: Literal["avg", "max"] 
     return Policy(
         title="SnapKV",
         source="arXiv:2404.14469",
-        score=Attention(Window(window)),
+        score=AttentionScore(Window(window)),
         kernel=kernel,
         pooling=pooling,
         window=window,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .policy import Policy
 from .probes import Last
-from .scores import Attention
+from .scores import AttentionScore
 
 
 def policy() -> Policy:
@@ -13,4 +13,4 @@ def policy() -> Policy:
     The paper drops one token a step and protects none; here the library's window stays (8 tokens), the prompt is
     read in full before the first eviction, and while decoding the cache goes back to its budget when its tail is full.
     """
-    return Policy(title="TOVA", source="arXiv:2401.06104", score=Attention(Last(1)), decodes=True)
+    return Policy(title="TOVA", source="arXiv:2401.06104", score=AttentionScore(Last(1)), decodes=True)

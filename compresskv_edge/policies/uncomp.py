@@ -11,7 +11,7 @@ from .allocation import Spread, Wish, in_proportion
 from .layer import Array, Layer
 from .policy import Policy
 from .probes import Window, of_the_text, sampled
-from .scores import Attention
+from .scores import AttentionScore
 
 
 def policy(
@@ -33,7 +33,7 @@ def policy(
     return Policy(
         title="UNComp",
         source="arXiv:2410.03090",
-        score=Attention(Window(window)),
+        score=AttentionScore(Window(window)),
         kernel=kernel,
         pooling=pooling,
         window=window,

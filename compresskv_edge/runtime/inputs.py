@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..engine import native
 from ..policies.layer import Array, Bools, Indices, Layer
-from ..policies.needs import ENDS, KEYS, MASS, QUERIES, SAMPLE, Needs
+from ..policies.needs import ENDS, KEYS, MASS, QUERIES, SAMPLE, VALUES, Needs
 from . import binding
 from .recorder import Recorder
 
@@ -58,6 +58,7 @@ def _queries(reading: Reading) -> Array:
 
 PROVIDERS: Mapping[str, Callable[[Reading], Array]] = {
     KEYS.kind: lambda reading: reading.rows[0],
+    VALUES.kind: lambda reading: reading.rows[1],
     QUERIES.kind: _queries,
     MASS.kind: lambda reading: reading.recorder.value(reading.il, MASS),
     SAMPLE.kind: lambda reading: reading.recorder.value(reading.il, SAMPLE),

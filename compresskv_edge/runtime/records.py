@@ -84,7 +84,7 @@ class LastQueries(Record):
         self._queries = self._queries[:, max(self._queries.shape[1] - self.need.n, 0) :]
 
 
-class Sample(Record):
+class SampledQueries(Record):
     """Queries of the last tokens of each block."""
 
     def add(self, queries: Float32, positions: Indices) -> None:
@@ -94,7 +94,7 @@ class Sample(Record):
             super().add(queries[:, at_end], positions[at_end])
 
 
-class Mass(Record):
+class AttentionMass(Record):
     """(n,) of the rows that the layer holds: attention so far, mean over the heads."""
 
     def __init__(self, need: Need, shape: LayerShape, window: int) -> None:
@@ -139,7 +139,7 @@ class Mass(Record):
         self._mass = self._mass[indices]
 
 
-RECORDS: Mapping[str, Any] = {QUERIES.kind: LastQueries, MASS.kind: Mass, SAMPLE.kind: Sample}
+RECORDS: Mapping[str, Any] = {QUERIES.kind: LastQueries, MASS.kind: AttentionMass, SAMPLE.kind: SampledQueries}
 
 
 def column_sums(queries: Float32, keys: Float32, n_visible: Indices) -> Float64:

@@ -115,7 +115,9 @@ def torn(dice: Dice, raw: bytes) -> bytes:
     data = bytearray(raw or b"{}")
     for _ in range(dice.randint(1, 4)):
         at = dice.randrange(len(data) + 1)
-        data[at : at + dice.randint(0, 3)] = dice.choice([b"", b"\xff", b"\x00", b"[" * 300, b'"', b"}", b"\\ud800", b"1" * 5000])
+        data[at : at + dice.randint(0, 3)] = dice.choice(
+            [b"", b"\xff", b"\x00", b"[" * 300, b'"', b"}", b"\\ud800", b"1" * 5000]
+        )
     return bytes(data)
 
 
@@ -128,7 +130,9 @@ def request(dice: Dice) -> Sent:
     if "document" in path:
         path = f"/extras/document?name={dice.choice(['a.txt', 'a.PDF', '..', '%00', '%FF.md', ''])}"
     if "sessions/" in path and dice.random() < 0.3:
-        path = path.replace("/chat", dice.choice(["/..", "/%2e%2e", "/NUL", "/%F0%9F%8F%AE", "/%FF", "/" + "x" * 300, "/%00"]))
+        path = path.replace(
+            "/chat", dice.choice(["/..", "/%2e%2e", "/NUL", "/%F0%9F%8F%AE", "/%FF", "/" + "x" * 300, "/%00"])
+        )
     headers = {"content-type": "application/json", **dict(dice.choices(HEADERS, k=dice.choice([0, 0, 0, 1, 2])))}
     method = dice.choice(["BREW", "PATCH", "OPTIONS", "HEAD"]) if dice.random() < 0.03 else method
     patience = dice.uniform(0, 0.02) if dice.random() < 0.1 else None
@@ -149,10 +153,15 @@ async def fuzz(dice: Dice, goes_on: Callable[[int], bool]) -> Dict[int, int]:
     """How often each status came. Raises AssertionError for one that must not."""
     seen: Counter[int] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        model = ModelSettings(model=str(model_path()), kv_profile="uniform", kv_budget=64, n_ctx=256, n_threads=1, n_threads_batch=1)
+        model = ModelSettings(
+            model=str(model_path()), kv_profile="uniform", kv_budget=64, n_ctx=256, n_threads=1, n_threads_batch=1
+        )
         app = create_app(ServerSettings(sessions_dir=folder, document_timeout=20), [model])
         transport = httpx.ASGITransport(app)
-        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+        ):
             while goes_on(sum(seen.values())):
                 sent = request(dice)
                 status, text = await status_of(client, sent)
