@@ -24,7 +24,7 @@ LAZY = ("__init__.py", "calibration/__init__.py", "apps/cli/", "apps/llm_plugin.
 
 # on their way out: what other branches untie
 KNOWN_CIRCLES = ({"runtime"},)
-KNOWN_NAMES = {"Conversation", "Plan", "Run", "Turn"}
+KNOWN_NAMES = {"Conversation", "Model", "Plan", "Run"}
 
 
 @functools.lru_cache(maxsize=1)
