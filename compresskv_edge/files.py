@@ -120,6 +120,12 @@ def replace_text(path: Source, text: str) -> None:
     replace(path, [text.encode("utf-8", errors="surrogatepass")])
 
 
+def write_json(path: Source, value: Any) -> None:
+    """Results for people and programs: their folder is made if it is missing. Raises OSError."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(value, indent=1) + "\n")
+
+
 def _write(file: BinaryIO, pieces: Iterable[Any]) -> None:
     """On the disk before its name is."""
     for piece in pieces:

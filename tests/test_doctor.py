@@ -35,7 +35,7 @@ def test_contexts_of_a_model_are_those_of_the_plan(demo_model: Path, monkeypatch
     report = doctor.examine(demo_model, budget=128)
     sizes = ModelSizes.from_gguf(demo_model)
     assert report.model is not None
-    assert report.model.context_stock == plan.largest_context(sizes, plan.Cache(None), free) < sizes.n_ctx_train
+    assert report.model.context_stock == plan.largest_context(sizes, plan.PlannedCache(None), free) < sizes.n_ctx_train
     assert report.model.context_compressed == sizes.n_ctx_train
     assert report.model.profile == "shipped"
 

@@ -29,7 +29,7 @@ def test_a_row_fits(board: str, memory: str, model: str, flags: str) -> None:
     options = dict(re.findall(r"--(\S+) (\S+)", flags))
     sizes = ModelSizes.from_shape(USUAL[model], "Q4_K_M")
     kind = options.get("kv", "f16")
-    cache = plan.Cache(int(options["budget"]), kind, kind)
+    cache = plan.PlannedCache(int(options["budget"]), kind, kind)
     n_ctx = min(sizes.n_ctx_train, 32768)
     total, allowed = plan.total_bytes(sizes, cache, n_ctx), parse_bytes(memory.replace(" ", ""))
     assert allowed is not None

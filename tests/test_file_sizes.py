@@ -16,14 +16,7 @@ LIMITS = {
 MAX_HOOK_LINES = 100  # that all patches together add to upstream
 
 # on their way out: what other branches split
-KNOWN = {
-    "compresskv_edge/runtime/llama.py",
-    "compresskv_edge/runtime/policy_run.py",
-    "compresskv_edge/csrc/ckv-api.cpp",
-    "tests/test_policies_merging.py",
-    "tests/test_policies_rules.py",
-    "tests/test_policies_run.py",
-}
+KNOWN = {"compresskv_edge/runtime/llama.py", "tests/test_server_api.py"}
 
 
 def files(limit: int) -> Iterator[Path]:

@@ -14,10 +14,10 @@ from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "compresskv_edge"
 
-# extras, what only terminals need, and what loads the native library: much of the package works without it
+# extras, what only terminals or POSIX have, and what loads the native library: much of the package works without it
 OPTIONAL = {
     *("PIL", "matplotlib", "prompt_toolkit", "pypdf", "rich", "yaml", "click", "huggingface_hub", "threadpoolctl"),
-    *("llama_cpp",),
+    *("resource", "llama_cpp"),
 }
 # Commands and plugins start before anyone asks for a model, the package before anyone asks for a name of its own.
 LAZY = ("__init__.py", "calibration/__init__.py", "apps/cli/", "apps/llm_plugin.py")

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from compresskv_edge import Llama, Profile
 from compresskv_edge.apps import cli, plan
-from compresskv_edge.apps.plan import Cache
+from compresskv_edge.apps.plan import PlannedCache
 from compresskv_edge.errors import BudgetError
 from compresskv_edge.model.shapes import USUAL
 from compresskv_edge.model.sizes import ModelSizes
@@ -26,7 +26,7 @@ def compresskv(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_largest_context_is_the_last_that_fits() -> None:
-    for cache in (Cache(None), Cache(None, "q8_0", "q8_0"), Cache(1024)):
+    for cache in (PlannedCache(None), PlannedCache(None, "q8_0", "q8_0"), PlannedCache(1024)):
         for full in (False, True) if cache.budget else (False,):
             largest = plan.largest_context(EIGHT_B, cache, 8 * GIB, full_prefill=full)
             assert plan.total_bytes(EIGHT_B, cache, largest, full_prefill=full) <= 8 * GIB
@@ -54,7 +54,7 @@ def test_a_budget_of_the_window_alone() -> None:
 
 @pytest.mark.parametrize("mode", ["full", "guided"])
 def test_the_cache_never_takes_more_than_planned(mode: str, tiny_gguf: Any, text: str) -> None:
-    path, cache = str(tiny_gguf("llama")), Cache(200)
+    path, cache = str(tiny_gguf("llama")), PlannedCache(200)
     sizes = ModelSizes.from_gguf(path)
     options: dict[str, Any] = {"n_threads": 1, "n_threads_batch": 1, "verbose": False}
     llm = Llama(path, kv_profile=Profile.uniform(path), kv_budget=200, kv_prefill=mode, n_ctx=4096, **options)

@@ -17,6 +17,7 @@ from compresskv_edge.calibration.prompts import make_documents
 from compresskv_edge.calibration.runner import open_engine
 from compresskv_edge.engine import native
 from compresskv_edge.evaluate.needle import is_correct
+from compresskv_edge.files import write_json
 from compresskv_edge.method.budget import resolve_mean_budget
 from compresskv_edge.method.scoring import select_tokens
 from compresskv_edge.model.packaged import model_path
@@ -124,8 +125,7 @@ def main():
     results |= {"accuracy": table(rows), "halves": halves(rows)}
     print(json.dumps(results, indent=1))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, results)
 
 
 if __name__ == "__main__":

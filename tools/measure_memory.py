@@ -241,7 +241,9 @@ def main():
     report = {"settings": settings, "machine": machine_facts(), **results}
     print(json.dumps(report, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        from compresskv_edge.files import write_json
+
+        write_json(options.json, report)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ _LEAST_BUDGET = 9  # one token beside the observation window
 
 
 @dataclass(frozen=True)
-class Cache:
+class PlannedCache:
     """One way to keep K and V. `budget` None is stock llama.cpp."""
 
     budget: int | None
@@ -34,7 +34,7 @@ class Row:
     longest prompt for the paper's way, which holds all of it until its end. 0: not even the shortest fits.
     """
 
-    cache: Cache
+    cache: PlannedCache
     kv_bytes: tuple[int, ...]
     total_bytes: tuple[int, ...]
     largest_context: int
@@ -70,12 +70,14 @@ def make(
         if budget < _LEAST_BUDGET:
             raise BudgetError(f"a budget of {budget} tokens holds no more than the observation window: use 9 or more")
     contexts = _contexts(sizes.n_ctx_train)
-    caches = [Cache(budget, kind, kind) for budget in (None, *budgets) for kind in kv_types]
+    caches = [PlannedCache(budget, kind, kind) for budget in (None, *budgets) for kind in kv_types]
     rows = tuple(_row(sizes, cache, contexts, memory_bytes, tail) for cache in caches)
     return MemoryPlan(sizes.name, memory_bytes, sizes.weights_bytes, sizes.n_ctx_train, contexts, rows)
 
 
-def total_bytes(sizes: ModelSizes, cache: Cache, n_ctx: int, *, tail: int = TAIL, full_prefill: bool = False) -> int:
+def total_bytes(
+    sizes: ModelSizes, cache: PlannedCache, n_ctx: int, *, tail: int = TAIL, full_prefill: bool = False
+) -> int:
     """Peak of weights, cache, compute buffer and process for a context of n_ctx tokens."""
     rows = _peak_rows(cache, n_ctx, tail, full_prefill)
     return (
@@ -87,7 +89,7 @@ def total_bytes(sizes: ModelSizes, cache: Cache, n_ctx: int, *, tail: int = TAIL
 
 
 def largest_context(
-    sizes: ModelSizes, cache: Cache, memory_bytes: int, *, tail: int = TAIL, full_prefill: bool = False
+    sizes: ModelSizes, cache: PlannedCache, memory_bytes: int, *, tail: int = TAIL, full_prefill: bool = False
 ) -> int:
     """Tokens of the longest context that fits, up to the trained one, in steps of 256; 0 if none does."""
     fits, too_many = 0, sizes.n_ctx_train // PAD + 1
@@ -100,7 +102,7 @@ def largest_context(
     return fits * PAD
 
 
-def _row(sizes: ModelSizes, cache: Cache, contexts: Iterable[int], memory_bytes: int, tail: int) -> Row:
+def _row(sizes: ModelSizes, cache: PlannedCache, contexts: Iterable[int], memory_bytes: int, tail: int) -> Row:
     return Row(
         cache,
         tuple(_kv_steady(sizes, cache, n, tail) for n in contexts),
@@ -110,23 +112,23 @@ def _row(sizes: ModelSizes, cache: Cache, contexts: Iterable[int], memory_bytes:
     )
 
 
-def _steady_rows(cache: Cache, n_ctx: int, tail: int) -> int:
+def _steady_rows(cache: PlannedCache, n_ctx: int, tail: int) -> int:
     """Rows a layer while answering, on average."""
     return pad(n_ctx) if cache.budget is None else min(pad(n_ctx), cache.budget + tail)
 
 
-def _peak_rows(cache: Cache, n_ctx: int, tail: int, full_prefill: bool) -> int:
+def _peak_rows(cache: PlannedCache, n_ctx: int, tail: int, full_prefill: bool) -> int:
     """Rows of the largest layer at the peak."""
     if cache.budget is None or full_prefill:
         return pad(n_ctx)
     return min(pad(n_ctx), CAP_FACTOR * cache.budget + tail)
 
 
-def _kv_steady(sizes: ModelSizes, cache: Cache, n_ctx: int, tail: int) -> int:
+def _kv_steady(sizes: ModelSizes, cache: PlannedCache, n_ctx: int, tail: int) -> int:
     return sizes.kv_bytes(_steady_rows(cache, n_ctx, tail), cache.type_k, cache.type_v)
 
 
-def _kv_peak(sizes: ModelSizes, cache: Cache, n_ctx: int, tail: int, full_prefill: bool) -> int:
+def _kv_peak(sizes: ModelSizes, cache: PlannedCache, n_ctx: int, tail: int, full_prefill: bool) -> int:
     """Beside the rows, one layer is there twice while its rows move."""
     types = (cache.type_k, cache.type_v)
     if cache.budget is None:

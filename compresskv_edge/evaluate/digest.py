@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
+from ..files import write_json
 from ..model.packaged import model_path
 from ..model.profile import Profile
 from ..runtime.digest import N_QUESTIONS, PROBES
 from ..runtime.llama import Llama
 from . import haystack
 from .needle import is_correct, token_counter
-from .wilson import wilson
+from .wilson import shares
 
 N_FACTS = 5
 LENGTHS = (1000, 2000)  # tokens of the documents, in turn
@@ -93,13 +94,8 @@ def _mean(rows: Sequence[Sequence[bool]]) -> float:
 
 
 def _score(rows: Sequence[Sequence[bool]]) -> dict[str, Any]:
-    n, n_right = sum(map(len, rows)), sum(map(sum, rows))
-    low, high = wilson(n_right, n)
     by_question = [round(sum(column) / len(rows), 4) for column in zip(*rows)]
-    return {
-        **{"n": n, "n_right": n_right, "accuracy": round(n_right / n, 4)},
-        **{"low": round(low, 4), "high": round(high, 4), "by_question": by_question},
-    }
+    return {**shares(sum(map(sum, rows)), sum(map(len, rows))), "by_question": by_question}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,8 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = {"settings": {**settings, "model": Path(options.model).name, "lengths": LENGTHS}, **results}
     print(json.dumps(report, indent=1))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, report)
 
 
 if __name__ == "__main__":

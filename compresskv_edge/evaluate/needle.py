@@ -11,7 +11,6 @@ that keeps nothing useful is right where one token is the answer.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import string
 from collections.abc import Iterable, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from ..engine import native
+from ..files import write_json
 from ..method.budget import resolve_mean_budget
 from ..model.packaged import model_path
 from ..model.profile import Profile
@@ -252,8 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for by in (None, *SPLITS):
         print(f"\n{markdown(results, by)}")
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, results)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from .wilson import wilson
+from .wilson import shares
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,9 @@ def summarise(outcomes: Iterable[NeedleOutcome], by: str | None = None) -> list[
 
 
 def _score(group: Sequence[NeedleOutcome]) -> dict[str, Any]:
-    n, n_right = len(group), sum(outcome.correct for outcome in group)
-    low, high = wilson(n_right, n)
+    n = len(group)
     return {
-        "n": n,
-        "n_right": n_right,
-        "accuracy": round(n_right / n, 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
+        **shares(sum(outcome.correct for outcome in group), n),
         "n_kept": round(sum(outcome.n_kept for outcome in group) / n, 1),
         "kv_bytes": round(sum(outcome.kv_bytes for outcome in group) / n),
     }

@@ -53,8 +53,6 @@ class Tensor:
 
     @property
     def n_bytes(self) -> int:
-        import gguf
-
         sizes = gguf.GGML_QUANT_SIZES.get(gguf.GGMLQuantizationType(self.kind))  # ValueError for what is no type
         if sizes is None:
             raise ValueError(f"tensor {self.name!r} is of type {self.kind}")

@@ -65,7 +65,7 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
             kv_prefill: "full": the whole prompt is in memory until its end (the paper). "chunked": compress whenever
                 the tail is full, so that memory stays at budget and tail. "guided": as chunked, and the prompt's end
                 runs ahead to score each chunk (Finch, arXiv:2408.00167). None: full if that fits `kv_memory`.
-            kv_memory: bytes for the KV cache, as an int or "2GB"; None: what is free, less 256 MB.
+            kv_memory: bytes for the KV cache, as an int or "2GB"; None: what is free where it lies, less 256 MB.
             kv_policy: which tokens stay, by name: docs/policies.md. All but "compresskv" do without kv_profile.
             kv_rebase: go on where the positions end that the model was trained for: those that no layer holds any more
                 are taken out and the kept keys rotated. `n_ctx` is then how long the text may get, up to 16 million

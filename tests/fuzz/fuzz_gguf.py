@@ -14,8 +14,9 @@ import mutate  # noqa: E402
 import runner  # noqa: E402
 
 from compresskv_edge.errors import UnsupportedModelError  # noqa: E402
+from compresskv_edge.model.facts import ModelFacts  # noqa: E402
 from compresskv_edge.model.gguf_file import GGUF  # noqa: E402
-from compresskv_edge.model.profile import ModelFacts, Profile  # noqa: E402
+from compresskv_edge.model.profile import Profile  # noqa: E402
 from compresskv_edge.model.sizes import ModelSizes  # noqa: E402
 
 _FOLDER = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)

@@ -3,7 +3,6 @@
 # no `from __future__ import annotations`: typer evaluates them, and Python 3.9 cannot evaluate `int | None`
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Optional, cast, get_args
 import typer
 
 from ...engine import logs
+from ...files import write_json
 from ...model import random_gguf
 from ...model.kv_types import KV_TYPES
 from ...model.profile import Profile
@@ -97,7 +97,7 @@ def bench_command(
     if len(results) > 1:
         show(bench_grid.table(results))
     if json_path is not None:
-        json_path.write_text(json.dumps(bench_grid.to_dict(results), indent=2) + "\n", encoding="utf-8")
+        write_json(json_path, bench_grid.to_dict(results))
     if check and not all(each.met for result in results for each in checks(result)):
         raise typer.Exit(1)
 

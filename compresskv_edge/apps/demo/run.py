@@ -6,7 +6,6 @@ Everything shown is measured while it runs.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ...engine import logs
+from ...files import write_json
 from .measure import BUDGET, N_QUESTIONS, measure
 from .view import show
 
@@ -38,8 +38,7 @@ def run(
         result = measure(BUDGET if budget is None else budget, n_questions, step)
     show(result, console)
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+        write_json(json_path, asdict(result))
     return 0
 
 
