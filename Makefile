@@ -16,7 +16,7 @@ SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/versio
 
 .PHONY: help setup demo clean FORCE
 .PHONY: test test-real test-arm test-windows build-vulkan test-vulkan build-cuda test-cuda bench-cuda
-.PHONY: bench lint models results docs
+.PHONY: bench fuzz lint models results docs
 .PHONY: browser doctest stock sdist wheel check-dist
 .DELETE_ON_ERROR:
 
@@ -65,6 +65,11 @@ test-cuda: $(VENV)/.extras build-cuda ## all tests with the CUDA build, on a mac
 bench-cuda: $(VENV)/.package build-cuda ## decode at 32k and 128k on the GPU, against llama.cpp's f16, q8_0 and q4_0 caches
 	$(BIN)/python tools/cuda.py run $(BIN)/compresskv bench $(or $(MODEL),--shape qwen2.5-1.5b) --gpu-layers -1 --prompt-tokens 32768,131072 \
 	  --budget 512,1024,2048 --against q8_0,q4_0 --json build/cuda/bench.json
+
+# every tests/fuzz/fuzz_*.py; SECONDS=600 for longer, SEED=2 for other inputs
+fuzz: $(VENV)/.extras ## each fuzzer for a minute: files from strangers, requests, the native parsers
+	status=0; for fuzzer in tests/fuzz/fuzz_*.py; do \
+	  $(BIN)/python $$fuzzer --seconds $(or $(SECONDS),60) --seed $(or $(SEED),0) || status=1; done; exit $$status
 
 bench: setup ## measure stock and compressed side by side
 	$(BIN)/compresskv bench

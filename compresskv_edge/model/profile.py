@@ -22,7 +22,7 @@ from .facts import ModelFacts, PositiveCount, one_message
 from .measurement import MAX_COUNT, Calibration, Count, ErrorCurves, Frozen, NonNegative
 
 SCHEMA_VERSION = 1
-MAX_WINDOW = 4096  # a profile may come from a stranger
+MAX_WINDOW = 1 << 16  # a profile may come from a stranger
 _MAX_VALUES = 1 << 19
 _MAX_ERRORS = 20  # that are told
 

@@ -90,7 +90,7 @@ def _here(fuzzer: Fuzzer, args: Any) -> tuple[Counter[str], list[str]]:
     outcomes: Counter[str] = collections.Counter()
     findings: list[str] = []
     end, i = time.monotonic() + args.seconds, args.first
-    count = args.count.open("r+b", buffering=0) if args.count else None
+    count = args.count.open("w+b", buffering=0) if args.count else None
     while (args.runs is None or i < args.runs) and time.monotonic() < end and len(findings) < args.most:
         if count is not None:
             count.seek(0)

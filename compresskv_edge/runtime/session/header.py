@@ -173,7 +173,11 @@ def _other_policy(llm: Opened, header: Header) -> Iterator[str]:
         )
         return
     budget = header.options.kv_budget
-    window = attached_profile(policy, compression.profile, budget).settings.window
+    try:
+        window = attached_profile(policy, compression.profile, budget).settings.window
+    except ValueError as error:
+        yield f"kv_policy={policy!r} is not known here: {error}"
+        return
     if window != compression.window:
         yield (
             f"the observation window was {window} tokens, is {compression.window}: load the model with the same policy "
