@@ -24,3 +24,12 @@ def test_tests_and_targets_exist(workflow: Path) -> None:
         assert target in MAKE_TARGETS, target
     for version in re.findall(r"llama-cpp-python==([\d.]+)", text):
         assert version == BINDING_VERSION
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=[path.stem for path in WORKFLOWS])
+def test_actions_are_pinned_by_commit(workflow: Path) -> None:
+    """A tag can be moved to other code; the comment says which version the commit is."""
+    used = re.findall(r"uses: *(.+)", workflow.read_text(encoding="utf-8"))
+    assert used
+    for action in used:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
