@@ -24,11 +24,11 @@ def random_layer(n: int, *, index: int = 0, seed: int = 0, **fields: Any) -> Lay
     q = (rng.standard_normal((N_HEAD, n, HEAD_DIM)) + 0.5).astype(np.float32)
     inputs = {
         "keys": k,
-        "values": rng.standard_normal((N_HEAD_KV, n, HEAD_DIM)).astype(np.float32),
         "queries": q,
         "mass": column_sums(q, k, np.arange(1, n + 1)),
         "sample": q[:, ::5],
         "ends": rng.random(n) < 0.08,
+        "values": rng.standard_normal((N_HEAD_KV, n, HEAD_DIM)).astype(np.float32),
     }
     return layer_of(n, inputs, index=index, **fields)
 
