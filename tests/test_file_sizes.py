@@ -16,7 +16,7 @@ LIMITS = {
 MAX_HOOK_LINES = 100  # that all patches together add to upstream
 
 # on their way out: what other branches split
-KNOWN = {"compresskv_edge/runtime/llama.py", "tests/test_server_api.py"}
+KNOWN = {"tests/test_server_api.py"}
 
 
 def files(limit: int) -> Iterator[Path]:
