@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any, Optional
 
 import numpy as np
 import numpy.typing as npt
+
+from ..files import replace
 
 Float64 = npt.NDArray[np.float64]
 
@@ -56,16 +58,11 @@ class State:
     def save(self, path: Path) -> None:
         """Readers see the old file or the new one, never a part."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         more = {name: getattr(self, name) for name in ("key", "n_queries", "n_steps", "lengths")}
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, more=np.array(json.dumps(more)), **arrays)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        data = io.BytesIO()
+        np.savez(data, more=np.array(json.dumps(more)), **arrays)
+        replace(path, [data.getbuffer()])
 
     def fits(self, key: dict[str, Any]) -> bool:
         """Whether the results are of the calibration that `key` describes."""
