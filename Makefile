@@ -16,6 +16,7 @@ SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/versio
 
 .PHONY: help setup demo clean FORCE
 .PHONY: test test-real test-arm test-windows build-vulkan test-vulkan build-cuda test-cuda bench-cuda
+.PHONY: cuda-bundle rehearse-bundle
 .PHONY: bench fuzz lint models results docs
 .PHONY: browser doctest stock sdist wheel check-dist
 .DELETE_ON_ERROR:
@@ -23,9 +24,9 @@ SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/versio
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-setup: $(VENV)/.package ## create .venv with the package (editable) and its test extras
+setup: $(VENV)/.test ## create .venv with the package (editable) and its test extras
 
-demo: setup ## answer questions over a long document with the full cache and with a compressed one
+demo: $(VENV)/.package ## answer questions over a long document with the full cache and with a compressed one
 	$(BIN)/compresskv demo
 
 test: $(VENV)/.extras stock ## run all tests
@@ -71,7 +72,17 @@ fuzz: $(VENV)/.extras ## each fuzzer for a minute: files from strangers, request
 	status=0; for fuzzer in tests/fuzz/fuzz_*.py; do \
 	  $(BIN)/python $$fuzzer --seconds $(or $(SECONDS),60) --seed $(or $(SEED),0) || status=1; done; exit $$status
 
-bench: setup ## measure stock and compressed side by side
+# BUNDLE_PYTHONS=3.10,3.12 names the versions of Python that may be there
+cuda-bundle: $(VENV)/.test build-cuda ## one file for a machine with an NVIDIA GPU and no network: tests and figures in 15 minutes
+	$(BIN)/python tools/bundle.py cuda $(if $(CUDA_ARCH),--arch "$(CUDA_ARCH)") $(if $(BUNDLE_PYTHONS),--pythons "$(BUNDLE_PYTHONS)")
+
+rehearse-bundle: $(VENV)/.test stock ## the same with the CPU's build, unpacked and run here without network
+	$(BIN)/python tools/bundle.py cpu
+	rm -rf build/rehearsal && mkdir -p build/rehearsal
+	cd build/rehearsal && env -i PATH=/usr/bin:/bin \
+	  unshare --map-root-user --net $(abspath $(BIN))/python $(CURDIR)/dist/compresskv-cpu-$$(uname -m).pyz
+
+bench: $(VENV)/.package ## measure stock and compressed side by side
 	$(BIN)/compresskv bench
 
 lint: $(VENV)/.dev ## ruff, mypy, and which room may import which
@@ -143,10 +154,14 @@ $(VENV)/.modules: $(VENV)/.tools FORCE
 	@find compresskv_edge -name '*.py' | sort | cmp -s - $@ || find compresskv_edge -name '*.py' | sort > $@
 
 $(VENV)/.package: $(VENV)/.binding $(VENV)/.modules $(SOURCES)
+	$(PIP) install --no-build-isolation --editable .
+	@touch $@
+
+# what tests and documentation need: demo does without. The library is built by now, these only add packages
+$(VENV)/.test: $(VENV)/.package
 	$(PIP) install --no-build-isolation --editable '.[test]'
 	@touch $@
 
-# what only tests and documentation need: demo does without
 $(VENV)/.extras: $(VENV)/.package
 	$(PIP) install --no-build-isolation --editable '.[test,integrations,docs]'
 	@touch $@

@@ -29,6 +29,7 @@ import cuda
 ROOT = Path(__file__).resolve().parent.parent
 MAX_MIB = 60
 PYTHONS = "3.10,3.12"  # of Ubuntu 22.04, which a Jetson has, and 24.04
+THIS_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 MACHINE = platform.machine()
 GLIBC = (17, 24, 26, 27, 28, 31, 34, 35)  # manylinux_2_N: pip takes these tags only, not older ones by itself
 LONG_PROMPT = ("--shape", "qwen2.5-1.5b", "--gpu-layers", "-1", "--prompt-tokens", "32768", "--against", "q8_0,q4_0")
@@ -36,9 +37,10 @@ DEMO_MODEL = "app/compresskv_edge/model/weights/demo-q8_0.gguf"
 SHORT_PROMPT = (DEMO_MODEL, "--prompt-tokens", "256", "--decode-tokens", "16", "--repeats", "1", "--tail", "64")
 # the engine first: where time is short, the last ones are not reached
 TESTS = "engine two_devices eviction_forward scores compression sequences llama rebase kv_rebase session stock".split()
+REHEARSAL = ["scores", "eviction_forward"]
 # of wheels; importlib.metadata finds versions and pytest's plugins in the two files that stay
 UNUSED = re.compile(
-    r"(^|/)(tests|f2py|bin|__pycache__)/|\.dist-info/(?!METADATA|entry_points)|\.(pyi|pxd|pyx|h|a)$|\.data/(?!..?.?lib/)"
+    r"(^|/)(tests|f2py|bin|__pycache__)/|\.dist-info/(?!METADATA|entry_points)|\.(pyi|pxd|pyx|h|a)$|\.data/(?!(pure|plat)lib/)"
 )
 
 
@@ -50,7 +52,7 @@ class BundleError(Exception):
 class Build:
     """Libraries to pack, and how their device is tested and measured.
 
-    device: as the tests name it ("CUDA0"); budgets: one benchmark each; bench: its other options.
+    device: as the tests name it; tests: modules; budgets: one benchmark each; bench: its other options.
     """
 
     name: str
@@ -58,21 +60,24 @@ class Build:
     stock: Path
     runtime: "tuple[Path, ...]"
     device: str
+    tests: "list[str]"
     budgets: "tuple[int, ...]"
     bench: "tuple[str, ...]"
 
 
 def cpu_build():
-    return Build("cpu", ROOT / "build/cmake/bin", ROOT / "build/stock/lib", (), "cpu", (128,), SHORT_PROMPT)
+    folder, stock = ROOT / "build/cmake/bin", ROOT / "build/stock/lib"
+    return Build("cpu", folder, stock, (), "cpu", REHEARSAL, (128,), SHORT_PROMPT)
 
 
 def cuda_build(arch):
     runtime = [path for folder in cuda.library_path() for path in folder.glob("libcudart.so.*") if path.is_symlink()]
     if not runtime:
         raise BundleError("the CUDA toolkit has no libcudart.so: install its runtime library (cuda-cudart)")
+    stock = cuda.STOCK / "lib"
     return Build(
-        f"cuda-{arch}", cuda.LIBRARIES, cuda.STOCK / "lib", (runtime[0],), "CUDA0", (512, 1024, 2048), LONG_PROMPT
-    )
+        f"cuda-{arch}", cuda.LIBRARIES, stock, (runtime[0],), "CUDA0", TESTS, (512, 1024, 2048), LONG_PROMPT
+    )  # fmt: skip
 
 
 #
@@ -168,7 +173,6 @@ def packed(files):
 
 def plan(build, pythons):
     """bundle.json, which the program reads."""
-    tests = [f"tests/test_{name}.py" for name in TESTS]
     return {
         "name": build.name,
         "machine": MACHINE,
@@ -176,7 +180,7 @@ def plan(build, pythons):
         "commit": cuda.output_of("git", "-C", ROOT, "rev-parse", "HEAD").strip(),
         "device": build.device,
         "cublas": f"libcublas.so.{build.runtime[0].name.rsplit('.', 1)[1]}" if build.runtime else None,
-        "tests": tests,
+        "tests": [f"tests/test_{name}.py" for name in build.tests],
         "bench": {str(budget): [*build.bench, "--budget", str(budget)] for budget in build.budgets},
     }
 
@@ -202,10 +206,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("cuda", "cpu"))
     parser.add_argument("--arch", default=cuda.DEFAULT_ARCH)
-    parser.add_argument("--pythons", default=PYTHONS)
+    parser.add_argument("--pythons", help=f"{PYTHONS}; for a rehearsal this one")
     given = parser.parse_args()
-    build = cuda_build(given.arch) if given.kind == "cuda" else cpu_build()
-    write(ROOT / "dist" / f"compresskv-{build.name}-{MACHINE}.pyz", build, given.pythons.split(","))
+    build, pythons = (cuda_build(given.arch), PYTHONS) if given.kind == "cuda" else (cpu_build(), THIS_PYTHON)
+    path = ROOT / "dist" / f"compresskv-{build.name}-{MACHINE}.pyz"
+    write(path, build, (given.pythons or pythons).split(","))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The CUDA build in build/cuda, with or without a GPU in the machine: `make build-cuda`, `test-cuda`, `bench-cuda`.
 
-    python tools/cuda.py build [--arch 90] [--jobs N]    compile, link, load, and run the self-test program
+    python tools/cuda.py build [--arch 90] [--jobs N]    compile, link and load
     python tools/cuda.py run COMMAND...                  run a command with that build; refused without a GPU
 
 cuBLAS is taken from the toolkit, from the `nvidia-cublas` wheel of this Python, or from that wheel unpacked into
@@ -127,9 +127,12 @@ def has_driver_library(root):
 def settings(nvcc, arch):
     root, major = toolkit(nvcc)
     yield from ("-DCMAKE_BUILD_TYPE=Release", "-DGGML_CUDA=ON", "-DCKV_STOCK=ON", f"-DCKV_STOCK_DIR={STOCK}")
+    # make cuda-bundle carries it to other machines: nothing of this CPU alone, no library that may be missing there;
+    # xz compresses better than CUDA does
+    yield from ("-DGGML_NATIVE=OFF", "-DGGML_OPENMP=OFF", "-DGGML_CUDA_COMPRESSION_MODE=none")
     own = root / "bin" / "nvcc"
     yield f"-DCMAKE_CUDA_COMPILER={own if own.exists() else nvcc}"
-    yield f"-DCMAKE_CUDA_ARCHITECTURES={arch}"
+    yield f"-DCMAKE_CUDA_ARCHITECTURES={f'{arch}-real' if arch.isdigit() else arch}"  # not for later GPUs as well
     yield f"-DGGML_CUDA_NO_VMM={'OFF' if has_driver_library(root) else 'ON'}"
     cublas = find_cublas(root, major)
     if cublas:
