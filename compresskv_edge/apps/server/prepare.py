@@ -101,8 +101,15 @@ def _check(llama: SlotLlama, tokens: Sequence[int], kwargs: Mapping[str, Any]) -
         raise context_length_exceeded(len(tokens), llama.n_ctx())
     if kwargs.get("logprobs") is not None and not llama._logits_all:
         raise ApiError(400, "logprobs need a server that was started with --logits_all true", param="logprobs")
+    _check_bias(llama, kwargs.get("logit_bias") or {})
     if kwargs.get("grammar") is not None:
         _check_grammar(llama, kwargs["grammar"])
+
+
+def _check_bias(llama: SlotLlama, bias: Mapping[Any, float]) -> None:
+    wrong = [token for token in bias if not (str(token).isdecimal() and int(token) < llama.n_vocab())]
+    if wrong:
+        raise ApiError(400, f"logit_bias: {str(wrong[0])[:20]!r} is no token of this model", param="logit_bias")
 
 
 def _check_grammar(llama: SlotLlama, grammar: Any) -> None:
