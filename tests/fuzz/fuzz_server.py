@@ -11,12 +11,14 @@ import argparse
 import asyncio
 import json
 import random
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import httpx
@@ -50,14 +52,68 @@ ROUTES: List[Tuple[str, str, Any, List[str]]] = [
     ("GET", "/page/main.js", None, []),
     ("GET", "/", None, []),
 ]
-TEXTS = ["", " ", "\x00", "x" * 3000, "ä🏮\u202e", "{{ 1/0 }}", "root ::= [a-z]", "root ::= (", "auto", "json_object", "../../x", "%s%n",
-         "<|endoftext|>", "<s>", "user", "assistant", "tool", "NaN", "1", "\ufffd"]  # fmt: skip
-NUMBERS = [0, 1, -1, 2, 255, 2**31 - 1, 2**31, -(2**31) - 1, 2**32, 2**63 - 1, 2**63, 10**40, 0.0, -0.0, 0.5, 1e-45, 1e308, -1e308, float("nan"),
-           float("inf")]  # fmt: skip
-HEADERS = [("x-request-id", "a\tb"), ("x-request-id", "x" * 500), ("origin", "null"), ("origin", "http://localhost"), ("expect", "100-continue"),
-           ("authorization", "Bearer \xff"), ("content-type", "text/plain"), ("content-type", "application/json; charset=utf-16"),
-           ("content-type", "multipart/form-data"), ("sec-fetch-site", "cross-site"), ("host", "evil.example"), ("accept-encoding", "\xff"),
-           ("content-length", "99999999999999999999"), ("transfer-encoding", "gzip")]  # fmt: skip
+TEXTS = [
+    "",
+    " ",
+    "\x00",
+    "x" * 3000,
+    "ä🏮\u202e",
+    "{{ 1/0 }}",
+    "root ::= [a-z]",
+    "root ::= (",
+    "auto",
+    "json_object",
+    "../../x",
+    "%s%n",
+    "<|endoftext|>",
+    "<s>",
+    "user",
+    "assistant",
+    "tool",
+    "NaN",
+    "1",
+    "\ufffd",
+]
+NUMBERS = [
+    0,
+    1,
+    -1,
+    2,
+    255,
+    2**31 - 1,
+    2**31,
+    -(2**31) - 1,
+    2**32,
+    2**63 - 1,
+    2**63,
+    10**40,
+    0.0,
+    -0.0,
+    0.5,
+    1e-45,
+    1e308,
+    -1e308,
+    float("nan"),
+    float("inf"),
+]
+HEADERS = [
+    ("x-request-id", "a\tb"),
+    ("x-request-id", "x" * 500),
+    ("origin", "null"),
+    ("origin", "http://localhost"),
+    ("expect", "100-continue"),
+    ("authorization", "Bearer \xff"),
+    ("content-type", "text/plain"),
+    ("content-type", "application/json; charset=utf-16"),
+    ("content-type", "multipart/form-data"),
+    ("sec-fetch-site", "cross-site"),
+    ("host", "evil.example"),
+    ("accept-encoding", "\xff"),
+    ("content-length", "99999999999999999999"),
+    ("transfer-encoding", "gzip"),
+]
+PIECES = [b"", b"\xff", b"\x00", b"[" * 300, b'"', b"}", b"\\ud800", b"1" * 5000]
+NAMES = ["/..", "/%2e%2e", "/NUL", "/%F0%9F%8F%AE", "/%FF", "/" + "x" * 300, "/%00"]
 ALLOWED = {503}  # too many at once: what `overloaded` says
 
 
@@ -79,7 +135,7 @@ def value(dice: Dice, depth: int = 0) -> Any:
         lambda: dice.choice(TEXTS),
         lambda: dice.choice([None, True, False]),
         lambda: [value(dice, depth + 1) for _ in range(dice.randint(0, 3))],
-        lambda: {dice.choice(TEXTS + ["type", "text", "content", "function"]): value(dice, depth + 1)},
+        lambda: {dice.choice([*TEXTS, "type", "text", "content", "function"]): value(dice, depth + 1)},
         lambda: {"role": dice.choice(["user", "tool", "x"]), "content": value(dice, depth + 1)},
     ]
     return dice.choice(make if depth < 4 else make[:3])()
@@ -124,9 +180,10 @@ def torn(dice: Dice, raw: bytes) -> bytes:
 def request(dice: Dice) -> Sent:
     """A random one."""
     method, path, body, fields = dice.choices(ROUTES, [20, 10] + [3] * (len(ROUTES) - 2))[0]
-    body = changed(dice, body, fields) if dice.random() < 0.9 else body
+    if dice.random() < (0.05 if body is None else 0.9):
+        body = changed(dice, body, fields)
     raw = b"" if body is None else json.dumps(body).encode()
-    raw = torn(dice, raw) if dice.random() < 0.15 else raw
+    raw = torn(dice, raw) if raw and dice.random() < 0.15 else raw
     if "document" in path:
         path = f"/extras/document?name={dice.choice(['a.txt', 'a.PDF', '..', '%00', '%FF.md', ''])}"
     if "sessions/" in path and dice.random() < 0.3:
@@ -149,44 +206,55 @@ async def status_of(client: httpx.AsyncClient, sent: Sent) -> Tuple[int, str]:
     return answer.status_code, answer.text
 
 
-async def fuzz(dice: Dice, goes_on: Callable[[int], bool]) -> Dict[int, int]:
-    """How often each status came. Raises AssertionError for one that must not."""
+async def fuzz(dice: Dice, goes_on: Callable[[int], bool], last: Path) -> Dict[int, int]:
+    """How often each status came. Raises AssertionError for one that must not. `last` holds the request under way."""
     seen: Counter[int] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         model = ModelSettings(
             model=str(model_path()), kv_profile="uniform", kv_budget=64, n_ctx=256, n_threads=1, n_threads_batch=1
         )
         app = create_app(ServerSettings(sessions_dir=folder, document_timeout=20), [model])
-        transport = httpx.ASGITransport(app)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-        ):
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+        async with app.router.lifespan_context(app), client:
             while goes_on(sum(seen.values())):
                 sent = request(dice)
+                last.write_text(repr(sent), encoding="utf-8")
                 status, text = await status_of(client, sent)
                 seen[status] += 1
-                fine = status < 500 or status in ALLOWED
-                assert fine and '"code": "failed"' not in text, f"{status} {text[:300]}\nfor {sent}"
+                failed = (status >= 500 and status not in ALLOWED) or '"code": "failed"' in text
+                assert not failed, f"{status} {text[:300]}\nfor {sent}"
             usual = {**CHAT, "temperature": 0}
             answer = await client.post("/v1/chat/completions", json=usual)
             assert answer.status_code == 200, f"the server does not answer any more: {answer.text}"
     return dict(sorted(seen.items()))
 
 
+def watched() -> int:
+    """All of it in a process of its own, which a request may end; then that request is shown."""
+    with tempfile.TemporaryDirectory() as folder:
+        last = Path(folder) / "last.txt"
+        status = subprocess.run([sys.executable, "-X", "faulthandler", *sys.argv, "--within", str(last)]).returncode
+        if status not in (0, 1):
+            print(f"the process ended with {status} at {last.read_text(encoding='utf-8')}", file=sys.stderr)
+    return int(status != 0)
+
+
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--requests", "--runs", type=int, help="so many, in place of --seconds")
+    parser.add_argument("--requests", type=int, help="so many, in place of --seconds")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--within", type=Path, help=argparse.SUPPRESS)  # the process that may be ended
     given = parser.parse_args()
+    if given.within is None:
+        return watched()
     until = time.monotonic() + given.seconds
 
     def goes_on(done: int) -> bool:
         return done < given.requests if given.requests is not None else time.monotonic() < until
 
-    seen = asyncio.run(fuzz(Dice(given.seed), goes_on))
+    seen = asyncio.run(fuzz(Dice(given.seed), goes_on, given.within))
     print(f"{sum(seen.values())} requests with seed {given.seed}; how often each status: {seen}")
     return 0
 
