@@ -15,7 +15,7 @@ LIMITS = {
 }
 MAX_HOOK_LINES = 100  # that all patches together add to upstream
 
-# on their way out: what other branches split
+# on its way out: another branch splits it
 KNOWN = {"tests/test_server_api.py"}
 
 
