@@ -29,6 +29,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("device", found, ids=[each.name for each in found], indirect=True, scope="module")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("rpc") is not None)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def device(request: pytest.FixtureRequest) -> Iterator[devices.Device]:
     """The device that this module's models are loaded on."""

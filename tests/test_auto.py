@@ -94,6 +94,7 @@ def test_the_largest_plans_are_the_slowest() -> None:
     assert seconds == sorted(seconds)
 
 
+@pytest.mark.rpc
 def test_auto_calibrates_where_the_model_will_run(
     tiny_gguf: Callable[..., Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

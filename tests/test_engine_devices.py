@@ -18,6 +18,7 @@ def test_the_cpu_is_a_backend() -> None:
     assert found[0].memory_total == pytest.approx(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), rel=0.01)
 
 
+@pytest.mark.rpc
 def test_a_server_tells_its_memory_and_one_that_has_gone_does_not_end_the_process() -> None:
     with server() as (_, port):
         endpoint = f"127.0.0.1:{port}"
@@ -30,6 +31,7 @@ def test_a_server_tells_its_memory_and_one_that_has_gone_does_not_end_the_proces
     assert (gone.memory_free, gone.memory_total) == (0, 0)
 
 
+@pytest.mark.rpc
 def test_one_device_alone() -> None:
     with server() as (_, first), server() as (_, second):
         there = rpc.devices(rpc.add_servers(f"127.0.0.1:{first},127.0.0.1:{second}"))

@@ -24,6 +24,8 @@ from compresskv_edge.apps.bench.result import BenchPlan
 from compresskv_edge.engine import native, rpc
 from compresskv_edge.errors import EngineError
 
+pytestmark = pytest.mark.rpc
+
 PROMPT = "The survey confirms the limits of the first experiment, and no further comment is made. " * 30
 QUESTION = "\n\nQuestion: Which code opens the amber lantern? Answer:"
 DOCUMENT = f"{PROMPT}The secret code of the amber lantern is 4817. {PROMPT}{QUESTION}"

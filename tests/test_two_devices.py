@@ -26,6 +26,8 @@ from compresskv_edge.engine import native, select
 from compresskv_edge.evaluate import needle
 from compresskv_edge.method import scoring
 
+pytestmark = pytest.mark.rpc
+
 PROFILE = {"kv_profile": "demo", "kv_budget": 0.12}
 N_LAYER = Profile.load("demo").model.n_layer
 
