@@ -143,6 +143,11 @@ def test_models(client):
         ({"logprobs": True, "top_logprobs": 2}, None, "--logits_all"),
         ({"logprobs": True, "top_logprobs": 2, "stream": True}, None, "--logits_all"),
         ({"messages": [{"content": "x"}]}, None, "no role"),
+        ({"extra_body": {"top_k": 2**31}}, None, "top_k"),
+        ({"seed": -(2**40)}, None, "seed"),
+        ({"extra_body": {"repeat_penalty": 1e300}}, None, "repeat_penalty"),
+        ({"logit_bias": {"999999": 1}}, None, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, None, "logit_bias"),
         ({"messages": [{"role": "user", "content": [PICTURE]}]}, None, "text only"),
         ({"extra_body": {"grammar": "root ::= ("}, "stream": True}, None, "grammar"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "no"}}}, None, "not found in tools"),
@@ -162,6 +167,22 @@ def test_malformed_bodies(http, path, body):
     answer = http.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("tokens", [[2**31 - 1], [1, -1], [-(2**31) - 1], [3072]])
+def test_tokens_beyond_the_vocabulary_end_no_process(http, tokens):
+    assert http.post("extras/detokenize", json={"tokens": tokens}).status_code == 400
+
+
+def test_null_is_the_default(client):
+    nulls = dict.fromkeys(("frequency_penalty", "presence_penalty", "seed", "top_p", "stop", "logit_bias"))
+    extra = {"extra_body": {"top_k": None, "mirostat_mode": None}}
+    assert ask(client, document(1), **nulls, **extra).choices[0].finish_reason in ("stop", "length")
+
+
+@pytest.mark.parametrize("body", [{"messages": [{"role": []}]}, {"messages": [{"role": "user"}], "model": []}])
+def test_what_is_no_conversation(http, body):
+    assert http.post("extras/kv/kept", json=body).status_code == 400
 
 
 def test_unknown_places(http):

@@ -4,6 +4,8 @@
 
 Starts `compresskv serve demo` on loopback and prints its resident memory as it goes. The exit status is 1 if the memory
 after the last request is more than 1 % above that after the first thousand, or if any answer was not the expected one.
+First each slot holds one conversation of full length: ggml's buffers grow with the longest that there was, up to what
+--n_ctx needs, and stay so.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from server_process import ServerProcess, serving
 
 WARM_UP = 1000
 AT_ONCE = 8
+N_SLOTS, N_CTX = 2, 2048
 ALLOWED_GROWTH = 0.01
 SHORT = {"max_tokens": 4, "temperature": 0}
 ENDLESS = {"max_tokens": 2000, "grammar": "root ::= [a-z ] root", "stream": True}
@@ -37,8 +40,8 @@ Dice = random.Random
 
 
 def messages(dice: Dice) -> Dict[str, Any]:
-    """A conversation that no other request has, of 20 to 200 tokens."""
-    text = "the gardener carried water. " * dice.randint(2, 20)
+    """A conversation that no other request has, of 20 to 80 tokens."""
+    text = "the gardener carried water. " * dice.randint(1, 8)
     return {"messages": [{"role": "user", "content": f"Question {dice.random()}: {text}"}]}
 
 
@@ -108,8 +111,19 @@ async def send(url: str, n: int, dice: Dice, failed: Counter[str]) -> None:
             if not await kind(client, dice):
                 failed[kind.__name__] += 1
 
-    async with Client(base_url=url, timeout=300) as client:
+    # the server hangs up on idle connections after 5 seconds: none is used again that may be one of them
+    limits = httpx.Limits(keepalive_expiry=1.0)
+    async with Client(base_url=url, timeout=300, limits=limits) as client:
         await asyncio.gather(*(worker(client) for _ in range(AT_ONCE)))
+
+
+def fill(url: str) -> None:
+    """A conversation to the last position in each slot."""
+    with httpx.Client(base_url=url, timeout=300) as client:
+        for i in range(N_SLOTS):
+            words = f"{i} " + "lantern. " * (N_CTX // 4)
+            body = {"messages": [{"role": "user", "content": words}], **ENDLESS, "stream": False}
+            client.post(CHAT, json=body).raise_for_status()
 
 
 def settle(url: str) -> None:
@@ -129,6 +143,7 @@ def soak(server: ServerProcess, n_requests: int, step: int, dice: Dice) -> Dict[
     """Resident bytes after each step."""
     failed: Counter[str] = Counter()
     resident: List[int] = []
+    fill(server.url)
     for done in range(step, n_requests + 1, step):
         asyncio.run(send(server.url, step, dice, failed))
         settle(server.url)
@@ -146,7 +161,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), n_slots=2, max_waiting=64) as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(Path(folder), n_slots=N_SLOTS, n_ctx=N_CTX, max_waiting=64) as server,
+    ):
         result = soak(server, given.requests, given.step, random.Random(given.seed))
         crashed = server.process.poll() is not None
         log = (Path(folder) / "log.txt").read_text(encoding="utf-8")

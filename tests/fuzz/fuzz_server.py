@@ -1,25 +1,24 @@
 """Requests that no client would send: none may end the process, and none may be answered with an error of the server's.
 
-    python tests/fuzz/server_requests.py --seconds 60
-
-The app runs in this process, around the demo model. A failure prints the request; --seed and --requests repeat it.
+The app runs in the process of the runs, around the demo model, and goes on from run to run: a run that fails only after
+others is seen again with --first, and not with --only.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import atexit
+import functools
 import json
+import logging
 import random
-import sys
 import tempfile
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import httpx
+from runner import Fuzzer, main
 
 from compresskv_edge.apps.server.app import create_app
 from compresskv_edge.apps.server.requests import ChatRequest, CompletionRequest
@@ -50,14 +49,68 @@ ROUTES: List[Tuple[str, str, Any, List[str]]] = [
     ("GET", "/page/main.js", None, []),
     ("GET", "/", None, []),
 ]
-TEXTS = ["", " ", "\x00", "x" * 3000, "ä🏮\u202e", "{{ 1/0 }}", "root ::= [a-z]", "root ::= (", "auto", "json_object", "../../x", "%s%n",
-         "<|endoftext|>", "<s>", "user", "assistant", "tool", "NaN", "1", "\ufffd"]  # fmt: skip
-NUMBERS = [0, 1, -1, 2, 255, 2**31 - 1, 2**31, -(2**31) - 1, 2**32, 2**63 - 1, 2**63, 10**40, 0.0, -0.0, 0.5, 1e-45, 1e308, -1e308, float("nan"),
-           float("inf")]  # fmt: skip
-HEADERS = [("x-request-id", "a\tb"), ("x-request-id", "x" * 500), ("origin", "null"), ("origin", "http://localhost"), ("expect", "100-continue"),
-           ("authorization", "Bearer \xff"), ("content-type", "text/plain"), ("content-type", "application/json; charset=utf-16"),
-           ("content-type", "multipart/form-data"), ("sec-fetch-site", "cross-site"), ("host", "evil.example"), ("accept-encoding", "\xff"),
-           ("content-length", "99999999999999999999"), ("transfer-encoding", "gzip")]  # fmt: skip
+TEXTS = [
+    "",
+    " ",
+    "\x00",
+    "x" * 3000,
+    "ä🏮\u202e",
+    "{{ 1/0 }}",
+    "root ::= [a-z]",
+    "root ::= (",
+    "auto",
+    "json_object",
+    "../../x",
+    "%s%n",
+    "<|endoftext|>",
+    "<s>",
+    "user",
+    "assistant",
+    "tool",
+    "NaN",
+    "1",
+    "\ufffd",
+]
+NUMBERS = [
+    0,
+    1,
+    -1,
+    2,
+    255,
+    2**31 - 1,
+    2**31,
+    -(2**31) - 1,
+    2**32,
+    2**63 - 1,
+    2**63,
+    10**40,
+    0.0,
+    -0.0,
+    0.5,
+    1e-45,
+    1e308,
+    -1e308,
+    float("nan"),
+    float("inf"),
+]
+HEADERS = [
+    ("x-request-id", "a\tb"),
+    ("x-request-id", "x" * 500),
+    ("origin", "null"),
+    ("origin", "http://localhost"),
+    ("expect", "100-continue"),
+    ("authorization", "Bearer \xff"),
+    ("content-type", "text/plain"),
+    ("content-type", "application/json; charset=utf-16"),
+    ("content-type", "multipart/form-data"),
+    ("sec-fetch-site", "cross-site"),
+    ("host", "evil.example"),
+    ("accept-encoding", "\xff"),
+    ("content-length", "99999999999999999999"),
+    ("transfer-encoding", "gzip"),
+]
+PIECES = [b"", b"\xff", b"\x00", b"[" * 300, b'"', b"}", b"\\ud800", b"1" * 5000]
+NAMES = ["/..", "/%2e%2e", "/NUL", "/%F0%9F%8F%AE", "/%FF", "/" + "x" * 300, "/%00"]
 ALLOWED = {503}  # too many at once: what `overloaded` says
 
 
@@ -79,7 +132,7 @@ def value(dice: Dice, depth: int = 0) -> Any:
         lambda: dice.choice(TEXTS),
         lambda: dice.choice([None, True, False]),
         lambda: [value(dice, depth + 1) for _ in range(dice.randint(0, 3))],
-        lambda: {dice.choice(TEXTS + ["type", "text", "content", "function"]): value(dice, depth + 1)},
+        lambda: {dice.choice([*TEXTS, "type", "text", "content", "function"]): value(dice, depth + 1)},
         lambda: {"role": dice.choice(["user", "tool", "x"]), "content": value(dice, depth + 1)},
     ]
     return dice.choice(make if depth < 4 else make[:3])()
@@ -124,9 +177,10 @@ def torn(dice: Dice, raw: bytes) -> bytes:
 def request(dice: Dice) -> Sent:
     """A random one."""
     method, path, body, fields = dice.choices(ROUTES, [20, 10] + [3] * (len(ROUTES) - 2))[0]
-    body = changed(dice, body, fields) if dice.random() < 0.9 else body
+    if dice.random() < (0.05 if body is None else 0.9):
+        body = changed(dice, body, fields)
     raw = b"" if body is None else json.dumps(body).encode()
-    raw = torn(dice, raw) if dice.random() < 0.15 else raw
+    raw = torn(dice, raw) if raw and dice.random() < 0.15 else raw
     if "document" in path:
         path = f"/extras/document?name={dice.choice(['a.txt', 'a.PDF', '..', '%00', '%FF.md', ''])}"
     if "sessions/" in path and dice.random() < 0.3:
@@ -149,47 +203,56 @@ async def status_of(client: httpx.AsyncClient, sent: Sent) -> Tuple[int, str]:
     return answer.status_code, answer.text
 
 
-async def fuzz(dice: Dice, goes_on: Callable[[int], bool]) -> Dict[int, int]:
-    """How often each status came. Raises AssertionError for one that must not."""
-    seen: Counter[int] = Counter()
-    with tempfile.TemporaryDirectory() as folder:
+class Served:
+    """The app in an event loop of its own, which stands still between two requests."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        settings = ServerSettings(sessions_dir=self.folder.name, document_timeout=20)
         model = ModelSettings(
             model=str(model_path()), kv_profile="uniform", kv_budget=64, n_ctx=256, n_threads=1, n_threads_batch=1
         )
-        app = create_app(ServerSettings(sessions_dir=folder, document_timeout=20), [model])
-        transport = httpx.ASGITransport(app)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-        ):
-            while goes_on(sum(seen.values())):
-                sent = request(dice)
-                status, text = await status_of(client, sent)
-                seen[status] += 1
-                fine = status < 500 or status in ALLOWED
-                assert fine and '"code": "failed"' not in text, f"{status} {text[:300]}\nfor {sent}"
-            usual = {**CHAT, "temperature": 0}
-            answer = await client.post("/v1/chat/completions", json=usual)
-            assert answer.status_code == 200, f"the server does not answer any more: {answer.text}"
-    return dict(sorted(seen.items()))
+        self.app = create_app(settings, [model])
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://localhost")
+        self.loop = asyncio.new_event_loop()
+        self.lifespan = self.app.router.lifespan_context(self.app)
+        self.loop.run_until_complete(self.lifespan.__aenter__())
+        atexit.register(self.close)
+
+    def send(self, sent: Sent) -> Tuple[int, str]:
+        """Status and text."""
+        return self.loop.run_until_complete(status_of(self.client, sent))
+
+    def close(self) -> None:
+        """As a server ends."""
+        self.loop.run_until_complete(self.lifespan.__aexit__(None, None, None))
+        self.folder.cleanup()
 
 
-def main() -> int:
-    """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--requests", type=int, help="so many, in place of --seconds")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    until = time.monotonic() + given.seconds
+@functools.cache
+def served() -> Served:
+    """One for all runs of a process."""
+    logging.disable(logging.CRITICAL)
+    return Served()
 
-    def goes_on(done: int) -> bool:
-        return done < given.requests if given.requests is not None else time.monotonic() < until
 
-    seen = asyncio.run(fuzz(Dice(given.seed), goes_on))
-    print(f"{sum(seen.values())} requests with seed {given.seed}; how often each status: {seen}")
-    return 0
+def one(dice: Dice) -> str:
+    """One request, and now and then one that must be answered."""
+    sent = request(dice)
+    status, text = served().send(sent)
+    assert not is_failure(status, text), f"{status} {text[:300]}\nfor {sent}"
+    if dice.random() < 0.05:
+        usual = Sent("POST", "/v1/chat/completions", [], json.dumps({**CHAT, "temperature": 0}).encode(), None)
+        usual.headers.append(("content-type", b"application/json"))
+        status, text = served().send(usual)
+        assert status == 200, f"after {sent} the server answers {status} {text[:300]}"
+    return str(status)
+
+
+def is_failure(status: int, text: str) -> bool:
+    """Whether the server says that it failed; in the middle of a stream it says so in words."""
+    return (status >= 500 and status not in ALLOWED) or '"code": "failed"' in text
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(Fuzzer(one, native=True))

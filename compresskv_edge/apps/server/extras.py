@@ -25,7 +25,7 @@ router = APIRouter(tags=["Extras"], route_class=PlainRoute)
 class KeptRequest(BaseModel):
     """Messages as /v1/chat/completions takes them."""
 
-    model: Any = None
+    model: Optional[str] = None
     messages: List[Dict[str, Any]] = Field(min_length=1)
 
 
@@ -93,5 +93,8 @@ async def count_tokens(request: Request, body: TokenizeInputRequest) -> Dict[str
 async def detokenize(request: Request, body: DetokenizeInputRequest) -> Dict[str, Any]:
     """Text of tokens."""
     async with request.app.state.models.use(body.model) as pool:
+        n_vocab = pool.llama.n_vocab()
+        if not all(0 <= token < n_vocab for token in body.tokens):  # llama.cpp would end the process
+            raise ApiError(400, f"a token is not in the vocabulary of 0 to {n_vocab - 1}", param="tokens")
         text = await run_in_threadpool(pool.llama.detokenize, body.tokens)
         return {"text": text.decode("utf-8", errors="replace")}

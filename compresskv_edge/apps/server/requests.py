@@ -7,6 +7,8 @@ from typing import Any, Dict, List, Optional, Union
 from llama_cpp.server.types import CreateChatCompletionRequest, CreateCompletionRequest
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+_LARGEST, _LARGEST_SEED = 2**31 - 1, 2**32 - 1  # int32_t and uint32_t
+
 
 class StreamOptions(BaseModel):
     """As OpenAI's."""
@@ -17,6 +19,21 @@ class StreamOptions(BaseModel):
 class _Beyond(BaseModel):
     stream_options: Optional[StreamOptions] = None
     n: Optional[int] = Field(default=1, ge=1, le=1, description="Answers; only one is possible.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default(cls, data: Any) -> Any:
+        """As in OpenAI's API; llama-cpp-python would hand null on to C."""
+        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+    @model_validator(mode="after")
+    def _numbers_that_c_can_hold(self) -> "_Beyond":
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            largest = _LARGEST_SEED if name == "seed" else _LARGEST
+            if isinstance(value, (int, float)) and abs(value) > largest:
+                raise ValueError(f"{name} is {value}, which no sampler can hold")
+        return self
 
     @property
     def include_usage(self) -> bool:

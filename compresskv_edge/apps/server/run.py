@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import socket
 import sys
@@ -12,6 +13,7 @@ import uvicorn
 
 from ...engine import logs
 from ...errors import CompressKVError
+from . import allocator
 from .app import create_app
 from .connection import limited
 from .gate import LOOPBACK
@@ -23,6 +25,7 @@ _SEND_BUFFER_BYTES = 64 << 10
 
 def run(server: ServerSettings, models: List[ModelSettings]) -> None:
     """Load and listen until Ctrl-C. Raises CompressKVError if the model cannot be loaded or the port is taken."""
+    allocator.give_memory_back()
     logs.route_llama_cpp()
     if models[0].verbose:
         logs.configure(verbose=2)
@@ -37,6 +40,8 @@ def run(server: ServerSettings, models: List[ModelSettings]) -> None:
         raise CompressKVError(f"cannot load {models[0].model!r}: {error}") from error
     if server.host not in LOOPBACK and server.api_key is None:
         _log.warning("host is %s and there is no api_key: everyone on that network may use this server", server.host)
+    gc.collect()
+    gc.freeze()  # what lives as long as the process: garbage is looked for among the rest, which is sooner and cheaper
     listener.listen()  # whoever reads the line may connect
     print(f"{models[0].model_alias}: {_url(server, listener)} (Ctrl-C ends)", flush=True)
     config = uvicorn.Config(
