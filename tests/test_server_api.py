@@ -197,6 +197,8 @@ def test_metrics(client, http):
     before = metric(http, "compresskv_prompt_tokens_total")
     usage = ask(client, document(4)).usage
     assert metric(http, "compresskv_prompt_tokens_total") == before + usage.prompt_tokens
+    assert http.post("v1/chat/completions", json={}).status_code == 400
+    assert http.get("nowhere").status_code == 404
     text = http.get("metrics").text
     assert 'compresskv_kv_bytes_stock{slot="0"} 2.5165824e+07' in text
     assert 'path="/v1/chat/completions",status="400"' in text
