@@ -1,27 +1,24 @@
 """Requests that no client would send: none may end the process, and none may be answered with an error of the server's.
 
-    python tests/fuzz/server_requests.py --seconds 60
-
-The app runs in this process, around the demo model. A failure prints the request; --seed and --requests repeat it.
+The app runs in the process of the runs, around the demo model, and goes on from run to run: a run that fails only after
+others is seen again with --first, and not with --only.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import atexit
+import functools
 import json
+import logging
 import random
-import subprocess
-import sys
 import tempfile
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import httpx
+from runner import Fuzzer, main
 
 from compresskv_edge.apps.server.app import create_app
 from compresskv_edge.apps.server.requests import ChatRequest, CompletionRequest
@@ -206,58 +203,56 @@ async def status_of(client: httpx.AsyncClient, sent: Sent) -> Tuple[int, str]:
     return answer.status_code, answer.text
 
 
-async def fuzz(dice: Dice, goes_on: Callable[[int], bool], last: Path) -> Dict[int, int]:
-    """How often each status came. Raises AssertionError for one that must not. `last` holds the request under way."""
-    seen: Counter[int] = Counter()
-    with tempfile.TemporaryDirectory() as folder:
+class Served:
+    """The app in an event loop of its own, which stands still between two requests."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        settings = ServerSettings(sessions_dir=self.folder.name, document_timeout=20)
         model = ModelSettings(
             model=str(model_path()), kv_profile="uniform", kv_budget=64, n_ctx=256, n_threads=1, n_threads_batch=1
         )
-        app = create_app(ServerSettings(sessions_dir=folder, document_timeout=20), [model])
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
-        async with app.router.lifespan_context(app), client:
-            while goes_on(sum(seen.values())):
-                sent = request(dice)
-                last.write_text(repr(sent), encoding="utf-8")
-                status, text = await status_of(client, sent)
-                seen[status] += 1
-                failed = (status >= 500 and status not in ALLOWED) or '"code": "failed"' in text
-                assert not failed, f"{status} {text[:300]}\nfor {sent}"
-            usual = {**CHAT, "temperature": 0}
-            answer = await client.post("/v1/chat/completions", json=usual)
-            assert answer.status_code == 200, f"the server does not answer any more: {answer.text}"
-    return dict(sorted(seen.items()))
+        self.app = create_app(settings, [model])
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://localhost")
+        self.loop = asyncio.new_event_loop()
+        self.lifespan = self.app.router.lifespan_context(self.app)
+        self.loop.run_until_complete(self.lifespan.__aenter__())
+        atexit.register(self.close)
+
+    def send(self, sent: Sent) -> Tuple[int, str]:
+        """Status and text."""
+        return self.loop.run_until_complete(status_of(self.client, sent))
+
+    def close(self) -> None:
+        """As a server ends."""
+        self.loop.run_until_complete(self.lifespan.__aexit__(None, None, None))
+        self.folder.cleanup()
 
 
-def watched() -> int:
-    """All of it in a process of its own, which a request may end; then that request is shown."""
-    with tempfile.TemporaryDirectory() as folder:
-        last = Path(folder) / "last.txt"
-        status = subprocess.run([sys.executable, "-X", "faulthandler", *sys.argv, "--within", str(last)]).returncode
-        if status not in (0, 1):
-            print(f"the process ended with {status} at {last.read_text(encoding='utf-8')}", file=sys.stderr)
-    return int(status != 0)
+@functools.cache
+def served() -> Served:
+    """One for all runs of a process."""
+    logging.disable(logging.CRITICAL)
+    return Served()
 
 
-def main() -> int:
-    """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--requests", type=int, help="so many, in place of --seconds")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--within", type=Path, help=argparse.SUPPRESS)  # the process that may be ended
-    given = parser.parse_args()
-    if given.within is None:
-        return watched()
-    until = time.monotonic() + given.seconds
+def one(dice: Dice) -> str:
+    """One request, and now and then one that must be answered."""
+    sent = request(dice)
+    status, text = served().send(sent)
+    assert not is_failure(status, text), f"{status} {text[:300]}\nfor {sent}"
+    if dice.random() < 0.05:
+        usual = Sent("POST", "/v1/chat/completions", [], json.dumps({**CHAT, "temperature": 0}).encode(), None)
+        usual.headers.append(("content-type", b"application/json"))
+        status, text = served().send(usual)
+        assert status == 200, f"after {sent} the server answers {status} {text[:300]}"
+    return str(status)
 
-    def goes_on(done: int) -> bool:
-        return done < given.requests if given.requests is not None else time.monotonic() < until
 
-    seen = asyncio.run(fuzz(Dice(given.seed), goes_on, given.within))
-    print(f"{sum(seen.values())} requests with seed {given.seed}; how often each status: {seen}")
-    return 0
+def is_failure(status: int, text: str) -> bool:
+    """Whether the server says that it failed; in the middle of a stream it says so in words."""
+    return (status >= 500 and status not in ALLOWED) or '"code": "failed"' in text
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(Fuzzer(one, native=True))
