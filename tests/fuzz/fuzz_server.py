@@ -243,7 +243,7 @@ def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--requests", type=int, help="so many, in place of --seconds")
+    parser.add_argument("--requests", "--runs", type=int, help="so many, in place of --seconds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--within", type=Path, help=argparse.SUPPRESS)  # the process that may be ended
     given = parser.parse_args()
