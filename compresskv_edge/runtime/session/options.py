@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Dict, Literal, Optional, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ...policies.registry import get
 from ..prefill import Opened
 
 # of llama_cpp's context parameters: what keys and values depend on, and the layout of the cache
@@ -64,6 +65,12 @@ class Options(Context):
     kv_guide: Tokens = 256
     kv_policy: Annotated[str, Field(strict=True, max_length=200)] = "compresskv"
     kv_rebase: Flag = False
+
+    @field_validator("kv_policy")
+    @classmethod
+    def _is_known(cls, spec: str) -> str:
+        get(spec)
+        return spec
 
     def arguments(self, *, lora: bool) -> Dict[str, Any]:
         """Of `Llama`, as the file says; the scale of a LoRA if the caller gives one."""
