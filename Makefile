@@ -17,7 +17,7 @@ SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/versio
 .PHONY: help setup demo clean FORCE
 .PHONY: test test-real test-arm test-windows build-vulkan test-vulkan build-cuda test-cuda bench-cuda
 .PHONY: cuda-bundle rehearse-bundle
-.PHONY: bench fuzz lint models results docs
+.PHONY: bench fuzz fuzz-native sanitize lint models results docs
 .PHONY: browser doctest stock sdist wheel check-dist
 .DELETE_ON_ERROR:
 
@@ -84,6 +84,28 @@ rehearse-bundle: $(VENV)/.test stock ## the same with the CPU's build, unpacked 
 
 bench: $(VENV)/.package ## measure stock and compressed side by side
 	$(BIN)/compresskv bench
+
+# ASan in all, UBSan in our own C++. LeakSanitizer for the native programs only: to Python's memory it has much to say
+SANITIZE := build/sanitize
+
+$(SANITIZE)/.done: $(VENV)/.test $(wildcard tests/native/*.cpp tests/native/*/*)
+	CC=clang CXX=clang++ cmake -S . -B $(SANITIZE) -DCKV_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo > $(SANITIZE).log
+	cmake --build $(SANITIZE) --parallel 2 --target llama ckv-core-tests ckv-selftest ckv-fuzz-core ckv-fuzz-state >> $(SANITIZE).log
+	@touch $@
+
+sanitize: $(SANITIZE)/.done ## engine and native tests under AddressSanitizer and UBSan (needs clang and make doctest)
+	$(SANITIZE)/bin/ckv-core-tests
+	CKV_SELFTEST=$(SANITIZE)/bin/ckv-selftest $(BIN)/python -m pytest -q tests/test_selftest.py
+	LD_PRELOAD=$$(clang -print-file-name=libclang_rt.asan-$$(uname -m).so) ASAN_OPTIONS=detect_leaks=0 \
+	COMPRESSKV_LIB_PATH=$(CURDIR)/$(SANITIZE)/bin $(BIN)/python -m pytest -q \
+	  tests/test_faults.py tests/test_window.py tests/test_stop.py tests/test_kv_write.py tests/test_scores.py
+
+fuzz-native: $(SANITIZE)/.done ## libFuzzer on the layouts, the selection and saved states; SECONDS=60 each
+	mkdir -p build/fuzz/core build/fuzz/state
+	$(SANITIZE)/bin/ckv-fuzz-core -max_total_time=$(or $(SECONDS),60) build/fuzz/core
+	$(BIN)/python -c 'from compresskv_edge.model.random_gguf import *; write_random_gguf("build/fuzz/model.gguf", TINY_SHAPES["llama"])'
+	CKV_FUZZ_MODEL=build/fuzz/model.gguf \
+	$(SANITIZE)/bin/ckv-fuzz-state -max_total_time=$(or $(SECONDS),60) -max_len=64 build/fuzz/state
 
 lint: $(VENV)/.dev ## ruff, mypy, and which room may import which
 	$(BIN)/ruff check .

@@ -72,6 +72,15 @@ def test_a_room_knows_no_upper_one() -> None:
             assert rooms(path) <= {"core"}, path
 
 
+def test_every_entry_is_guarded() -> None:
+    """What is thrown must not cross extern "C": an entry returns at once what its guarded body returns."""
+    text = "\n".join(path.read_text() for path in (CSRC / "api").glob("*.cpp"))
+    entries = re.findall(r"^int32_t (llama_ckv_\w+)\([^{]*\) \{\n    return (\w+)\(", text, re.MULTILINE)
+    declared = re.findall(r"^LLAMA_API int32_t (llama_ckv_\w+)", (CSRC / "ckv.h").read_text(), re.MULTILINE)
+    assert {name for name, _ in entries} == set(declared)
+    assert {name for name, call in entries if call != "ckv_guard"} == {"llama_ckv_fail_at"}  # which sets two numbers
+
+
 def test_headers_include_one_another_in_no_circle() -> None:
     below = {str(p.relative_to(CSRC)): includes(p) for p in sources() if p.suffix == ".h"}
     done: set[str] = set()

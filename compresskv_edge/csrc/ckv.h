@@ -89,6 +89,9 @@ struct llama_ckv_seq_stats {
     int32_t n_frozen;       // positions before this one are in the prefix or evicted
     int32_t n_rebased;      // positions that llama_ckv_rebase() has taken away: the next one is n_tokens_seen - n_rebased
     int32_t n_sharing;      // sequences that use this prefix, this one included; 0: no prefix
+    int32_t n_queries;      // of the last `window` tokens, those whose queries are known. Fewer after tokens behind them were
+                            // removed, or copied or shifted apart: a compression then asks for these tokens to be removed
+                            // and decoded again
 };
 
 // llama_memory_breakdown, summed over the devices: what the allocators hold
@@ -162,7 +165,7 @@ LLAMA_API int32_t llama_ckv_get_memory  (struct llama_context * ctx, struct llam
 // positions of the tokens that layer il holds, ascending. returns their number, also when `positions` is NULL
 LLAMA_API int32_t llama_ckv_positions   (struct llama_context * ctx, llama_seq_id seq_id, int32_t il, llama_pos * positions, int32_t n_max);
 
-// attention that the last `window` tokens pay to every token that layer il holds, not pooled; fewer tokens after a removal
+// attention that the last `window` tokens pay to every token that layer il holds, not pooled
 //   scores: (n,) in the order of llama_ckv_positions()
 LLAMA_API int32_t llama_ckv_scores      (struct llama_context * ctx, llama_seq_id seq_id, int32_t il, int32_t reduce, float * scores);
 
@@ -185,6 +188,18 @@ LLAMA_API int32_t llama_ckv_read_kv     (struct llama_context * ctx, llama_seq_i
 //   rows: (n_rows,) row indices into llama_ckv_positions(), ascending
 //   k: (n_head_kv, n_rows, head_dim_k)    v: (n_head_kv, n_rows, head_dim_v); either pointer may be NULL: that half stays
 LLAMA_API int32_t llama_ckv_write_kv    (struct llama_context * ctx, llama_seq_id seq_id, int32_t il, const int32_t * rows, int32_t n_rows, const float * k, const float * v);
+
+// a flag that ends a decode. llama_ckv_stop_wanted is the callback of llama_set_abort_callback(), with the flag as its data:
+// it is asked after every node of a graph, by threads that compute, while any other thread sets the flag. NULL: no memory
+struct llama_ckv_stop;
+LLAMA_API struct llama_ckv_stop * llama_ckv_stop_new(void);
+LLAMA_API void llama_ckv_stop_free  (struct llama_ckv_stop * stop); // no context must ask it any more
+LLAMA_API void llama_ckv_stop_set   (struct llama_ckv_stop * stop, bool wanted);
+LLAMA_API bool llama_ckv_stop_wanted(void * stop);
+
+// for tests: the nth allocation or graph that the library does for the cache in this thread from now on fails, once; 0: none
+// does. throws: by an exception inside. returns how many there were since the last call
+LLAMA_API int32_t llama_ckv_fail_at(int32_t nth, bool throws);
 
 // CompressKV's selection for one layer on given arrays; the specification is compresskv_edge/scoring.py
 //   q: (n_head, window, head_dim)    k: (n_head_kv, n_tokens, head_dim)    heads: (n_heads,)

@@ -165,13 +165,17 @@ def stats(ctx: int) -> Stats:
 
 @dataclass(frozen=True)
 class SeqStats:
-    """struct llama_ckv_seq_stats: counts in tokens; `n_sharing` sequences use the same prefix, 0 if there is none."""
+    """struct llama_ckv_seq_stats: counts in tokens; `n_sharing` sequences use the same prefix, 0 if there is none.
+
+    n_queries: of the observation window, those known. Fewer after tokens behind them were removed.
+    """
 
     n_tokens_seen: int
     n_tail_used: int
     n_frozen: int
     n_rebased: int
     n_sharing: int
+    n_queries: int
 
 
 def seq_stats(ctx: int, seq_id: int = 0) -> SeqStats:

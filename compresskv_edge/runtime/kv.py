@@ -126,7 +126,9 @@ class KVControl(_Base):
         kv_budget: as in the constructor; None: the same. Every token but the observation window becomes frozen, even
         if all are kept. Raises BudgetError, EngineError.
         """
-        compression = self._require("compress")
+        reader = self._require_reader("compress")
+        reader.check(0)  # what is behind n_tokens goes
+        compression = reader.compression
         budget = compression.settings.budget if kv_budget is None else kv_budget
         mean = compression.mean_of(budget, self.n_tokens, evicts=compression.run.policy.evicts)
         native.protect(self.ctx, compression.protected)

@@ -15,7 +15,7 @@ from ..model.profile import Profile
 from ..policies.layer import Indices, Layer
 from ..policies.needs import CURVES, HEADS, NOTHING, Needs
 from ..policies.registry import get
-from . import binding
+from . import binding, window
 from .attached import as_measured, known, scores_alike
 from .inputs import read_layer
 from .protection import with_floor
@@ -177,6 +177,7 @@ class PolicyRun:
         held = [len(native.positions(llm.ctx, il)) for il in self.evictable]
         if not self.policy.evicts or (max(held, default=0) <= mean and not force):
             return budgets
+        self._know_window(llm)
         source = self._source(llm, layers)
         if self.policy.spread.measure is not None:
             budgets = self._spread(mean, held, source())
@@ -190,6 +191,7 @@ class PolicyRun:
         n_guide: tokens at its end are a question that was decoded ahead (after `llm.n_tokens`): they score the others
         and are removed; for policies that the library scores.
         """
+        self._know_window(llm, n_guide)
         if self.native and self.policy.merge and self._is_over(llm, budgets, n_guide):
             self._evict(llm, dict(enumerate(native.choose(llm.ctx, budgets, n_guide))), budgets, n_guide)
         elif self.native and n_guide:
@@ -198,6 +200,11 @@ class PolicyRun:
             native.compress(llm.ctx, budgets)
         elif self.policy.evicts:
             self._keep(llm, self._source(llm)(), budgets)
+
+    def _know_window(self, llm: Any, n_guide: int = 0) -> None:
+        """The library's queries; a recorder that writes its own down says itself what it has not seen."""
+        if self.recorder.idle:
+            window.know(llm, self.cache.window, n_guide, lambda tokens: binding.stock_eval(llm, tokens))
 
     def _is_over(self, llm: Any, budgets: Sequence[int], n_guide: int = 0) -> bool:
         """A layer holds more than its budget."""

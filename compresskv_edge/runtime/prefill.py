@@ -81,7 +81,7 @@ class Reader:
 
     def eval(self, tokens: Sequence[int]) -> None:
         """As Llama.eval."""
-        self._check(len(tokens))
+        self.check(len(tokens))
         generation = self.generation
         if generation is not None and not generation.is_read:
             generation.is_read = True
@@ -92,7 +92,8 @@ class Reader:
             native.prompt_begin(self.llm.ctx, len(tokens))
             self.decode(tokens)
 
-    def _check(self, n_tokens: int) -> None:
+    def check(self, n_tokens: int) -> None:
+        """Take out what is behind the text, for n_tokens more. Raises ContextError, EngineError."""
         n_total, n_ctx = self.llm.n_tokens + n_tokens, self.llm.n_ctx()
         if n_total > n_ctx:
             raise ContextError(f"Requested tokens ({n_total}) exceed context window of {n_ctx}: raise n_ctx")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
-import sys
 from collections.abc import Iterator
 
+from ..engine.flag import Flag
 from .binding import LoadedModel, llama_cpp
 
 
@@ -15,28 +14,27 @@ class StopFlag:
     """Down at first. Up, it ends the decoding of the models that watch it: the base class raises RuntimeError then."""
 
     def __init__(self) -> None:
-        self._byte = ctypes.create_string_buffer(2)
+        self._flag = Flag()
 
     @property
     def is_up(self) -> bool:
         """Decoding is to end."""
-        return self._byte[0] != b"\0"
+        return self._flag.is_set
 
     def up(self) -> None:
         """End what is running, and what begins before it is down again."""
-        self._byte[0] = b"\1"
+        self._flag.set(True)
 
     def down(self) -> None:
         """Decoding may go on."""
-        self._byte[0] = b"\0"
+        self._flag.set(False)
 
     def watched_by(self, llm: LoadedModel) -> None:
         """From now on the flag ends the model's decoding; it must live as long as the model does."""
         # ggml asks after every node of a graph. A Python callback would have to wait for the interpreter's lock each
-        # time, which other threads may hold; strlen is a C function that reads one byte: 0 goes on, "\1" stops.
-        c_library = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None)
-        asks = ctypes.cast(c_library.strlen, llama_cpp.ggml_abort_callback)
-        llama_cpp.llama_set_abort_callback(llm.ctx, asks, ctypes.cast(self._byte, ctypes.c_void_p))
+        # time, which other threads may hold
+        asks = llama_cpp.ggml_abort_callback(self._flag.callback)
+        llama_cpp.llama_set_abort_callback(llm.ctx, asks, self._flag.data)
 
     @contextlib.contextmanager
     def watching(self, llm: LoadedModel) -> Iterator[None]:

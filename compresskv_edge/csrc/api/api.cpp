@@ -1,5 +1,7 @@
 #include "api/api.h"
 
+#include "core/fault.h"
+
 #include <new>
 
 static thread_local std::string ckv_last_sentence;
@@ -33,6 +35,10 @@ const char * llama_ckv_last_error(void) {
 
 const char * llama_ckv_version(void) {
     return CKV_VERSION " llama.cpp " CKV_UPSTREAM_VERSION " " CKV_UPSTREAM_COMMIT " header " CKV_HEADER_SHA256;
+}
+
+int32_t llama_ckv_fail_at(int32_t nth, bool throws) {
+    return ckv_fault_set(nth, throws);
 }
 
 void ckv_check_argument(bool good, const char * sentence) {

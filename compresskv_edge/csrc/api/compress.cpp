@@ -42,19 +42,34 @@ static void ckv_check_window(const llama_ckv & ckv, llama_seq_id seq_id, int32_t
     }
 }
 
-static bool ckv_within_budgets(const llama_ckv & ckv, llama_seq_id seq_id, const int32_t * budgets) {
+static bool ckv_within_budgets(const llama_ckv & ckv, llama_seq_id seq_id, const int32_t * budgets, int32_t n_guide) {
     for (int32_t i = 0; i < (int32_t) ckv.layers.size(); ++i) {
-        if ((int32_t) (ckv.prefix.n_rows(i, seq_id) + ckv.up.n_used(seq_id)) > budgets[ckv.up.model_layer(i)]) {
+        if ((int32_t) (ckv.prefix.n_rows(i, seq_id) + ckv.up.n_used(seq_id)) - n_guide > budgets[ckv.up.model_layer(i)]) {
             return false;
         }
     }
     return true;
 }
 
+// scores without the whole window would be another method's; removed tokens have taken its queries along
+static void ckv_check_queries(const llama_ckv & ckv, llama_seq_id seq_id) {
+    const std::string window  = std::to_string(ckv.settings.window);
+    const size_t      n_known = ckv.window_rows(seq_id).size();
+
+    if (n_known < ckv.settings.window) {
+        throw ckv_error(LLAMA_CKV_ERR_STATE, "the queries of only " + std::to_string(n_known) + " of the last " + window + " tokens of sequence " + std::to_string(seq_id) +
+                " are known, since tokens after them were removed: remove the last " + window + " tokens and decode them again");
+    }
+}
+
 // (n_layers of the cache,)
 static std::vector<ckv_kept> ckv_choose_all(llama_ckv & ckv, llama_seq_id seq_id, const int32_t * budgets, int32_t n_guide) {
     ckv_check_window(ckv, seq_id, n_guide);
     ckv.up.flush();
+
+    if (!ckv_within_budgets(ckv, seq_id, budgets, n_guide)) {
+        ckv_check_queries(ckv, seq_id);
+    }
 
     std::vector<ckv_kept> res(ckv.layers.size());
 
@@ -68,8 +83,8 @@ static std::vector<ckv_kept> ckv_choose_all(llama_ckv & ckv, llama_seq_id seq_id
     return res;
 }
 
-static void ckv_gather_counted(llama_ckv & ckv, llama_seq_id seq_id, const std::vector<ckv_kept> & kept, int64_t t_start_us) {
-    if (!ckv_gather(ckv, seq_id, kept)) {
+static void ckv_gather_counted(llama_ckv & ckv, llama_seq_id seq_id, const std::vector<ckv_kept> & kept, int32_t n_guide, int64_t t_start_us) {
+    if (!ckv_gather(ckv, seq_id, kept, n_guide)) {
         ckv_throw_moved(ckv, "no memory for the compressed KV cache; the full one is unchanged");
     }
 
@@ -80,13 +95,17 @@ static void ckv_gather_counted(llama_ckv & ckv, llama_seq_id seq_id, const std::
 static int32_t ckv_compress(llama_ckv & ckv, llama_seq_id seq_id, const int32_t * budgets, int32_t n_guide) {
     const int64_t t_start_us = ggml_time_us();
 
-    const auto kept = ckv_choose_all(ckv, seq_id, budgets, n_guide);
+    const auto      kept  = ckv_choose_all(ckv, seq_id, budgets, n_guide);
+    const llama_pos guide = ckv.up.pos_max(seq_id) + 1 - n_guide;
+    const ckv_swa   swa   = ckv_swa_of(ckv.up.lctx);
 
-    if (n_guide > 0 && !ckv.up.remove_last(seq_id, n_guide)) {
+    if (n_guide > 0 && swa.kv && !swa.can_rm(seq_id, guide)) {
         throw ckv_error(LLAMA_CKV_ERR_UNSUPPORTED, "a question cannot be taken out of the sliding-window layers again; the cache is unchanged");
     }
-    ckv_gather_counted(ckv, seq_id, kept, t_start_us);
-
+    ckv_gather_counted(ckv, seq_id, kept, n_guide, t_start_us);
+    if (n_guide > 0) {
+        ckv_trim_swa(ckv.up.lctx, seq_id, guide);
+    }
     return LLAMA_CKV_OK;
 }
 
@@ -108,7 +127,7 @@ int32_t llama_ckv_prompt_end(llama_context * ctx, llama_seq_id seq_id, const int
     return ckv_guard([=] {
         llama_ckv & ckv = ckv_get_for(ctx, seq_id, budgets);
 
-        return ckv_within_budgets(ckv, seq_id, budgets) ? LLAMA_CKV_OK : ckv_compress(ckv, seq_id, budgets, 0);
+        return ckv_within_budgets(ckv, seq_id, budgets, 0) ? LLAMA_CKV_OK : ckv_compress(ckv, seq_id, budgets, 0);
     });
 }
 
@@ -116,7 +135,7 @@ int32_t llama_ckv_compress(llama_context * ctx, llama_seq_id seq_id, const int32
     return ckv_guard([=] {
         llama_ckv & ckv = ckv_get_for(ctx, seq_id, budgets);
 
-        if (ckv.up.n_used(seq_id) < ckv.settings.window && ckv_within_budgets(ckv, seq_id, budgets)) {
+        if (ckv.up.n_used(seq_id) < ckv.settings.window && ckv_within_budgets(ckv, seq_id, budgets, 0)) {
             return (int32_t) LLAMA_CKV_OK; // nothing but the window: nothing to freeze
         }
         return ckv_compress(ckv, seq_id, budgets, 0);
@@ -193,7 +212,7 @@ int32_t llama_ckv_keep(llama_context * ctx, llama_seq_id seq_id, const int32_t *
         }
 
         ckv.up.flush();
-        ckv_gather_counted(ckv, seq_id, rows, t_start_us);
+        ckv_gather_counted(ckv, seq_id, rows, 0, t_start_us);
 
         return LLAMA_CKV_OK;
     });

@@ -44,8 +44,14 @@ int32_t llama_ckv_scores(llama_context * ctx, llama_seq_id seq_id, int32_t il, i
 
         ckv_check_argument(scores && reduce >= LLAMA_CKV_REDUCE_SUM && reduce <= LLAMA_CKV_REDUCE_MAX, "scores is NULL or reduce is none of enum llama_ckv_reduce");
 
-        if (ckv.window_rows(seq_id).empty()) {
+        const size_t n_known = ckv.window_rows(seq_id).size();
+        const size_t n_want  = std::min<size_t>(ckv.settings.window, ckv.n_seen(seq_id));
+
+        if (n_want == 0) {
             throw ckv_error(LLAMA_CKV_ERR_STATE, "no query is known: decode tokens first");
+        }
+        if (n_known < n_want) {
+            throw ckv_error(LLAMA_CKV_ERR_STATE, "the queries of only " + std::to_string(n_known) + " of the last " + std::to_string(n_want) + " tokens are known: remove these and decode them again");
         }
 
         ckv.up.synchronize();

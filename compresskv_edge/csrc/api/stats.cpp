@@ -57,6 +57,7 @@ int32_t llama_ckv_get_seq_stats(llama_context * ctx, llama_seq_id seq_id, llama_
         stats->n_frozen      = ckv.n_frozen(seq_id);
         stats->n_rebased     = ckv.seqs[seq_id].numbering.n_rebased;
         stats->n_sharing     = b < 0 ? 0 : (int32_t) ckv.prefix.blocks[b].seqs.count();
+        stats->n_queries     = (int32_t) ckv.window_rows(seq_id).size();
 
         return LLAMA_CKV_OK;
     });

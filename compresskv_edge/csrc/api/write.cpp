@@ -34,12 +34,17 @@ static void ckv_write(llama_ckv & ckv, llama_seq_id seq_id, int32_t ikv, const i
     for (int32_t i = 0; i < n_rows; ++i) {
         own.push_back(all[rows[i]]);
     }
+    const auto encode = [&](const ggml_tensor * t, const float * src) {
+        return src ? ckv_encode_rows(t, own.size(), ckv.up.n_head_kv(ikv), src) : std::vector<uint8_t>();
+    };
+    const auto bytes_k = encode(ckv.up.k(ikv), k);
+    const auto bytes_v = encode(ckv.up.v(ikv), v);
 
     if (k) {
-        ckv_write_rows(ckv.up.k(ikv), own, ckv.up.n_head_kv(ikv), k);
+        ckv_write_rows(ckv.up.k(ikv), own, bytes_k);
     }
     if (v) {
-        ckv_write_rows(ckv.up.v(ikv), own, ckv.up.n_head_kv(ikv), v);
+        ckv_write_rows(ckv.up.v(ikv), own, bytes_v);
     }
 }
 

@@ -78,14 +78,18 @@ static void ckv_renumber(llama_ckv & ckv, llama_seq_id seq_id, const ckv_numberi
 bool ckv_rebase(llama_ckv & ckv, llama_seq_id seq_id, const ckv_numbering & next) {
     const ckv_access::no_abort scope(ckv.up.lctx);
 
+    ckv_change change(ckv);
+    change.begun = true;
+
     for (int32_t i = 0; i < (int32_t) ckv.layers.size(); ++i) {
         if (!ckv_turn_layer(ckv, i, seq_id, next)) {
-            ckv_clear(ckv, ckv.settings.n_tail);
             return false;
         }
     }
     ckv_renumber(ckv, seq_id, next);
     ckv.generation++;
+
+    change.done = true;
     ckv_release_compute(ckv);
 
     return true;

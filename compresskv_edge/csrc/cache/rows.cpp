@@ -1,6 +1,6 @@
 #include "cache/rows.h"
 
-#include "core/prefix.h"
+#include "core/fault.h"
 #include "graph/move.h"
 
 #include "llama-impl.h"
@@ -19,6 +19,14 @@ static ggml_context_ptr ckv_new_context(size_t n_tensors) {
         /*.no_alloc   =*/ true,
     };
     return ggml_context_ptr { ggml_init(params) };
+}
+
+// all tensors of a context, where `beside` is; null: no memory
+static ggml_backend_buffer_ptr ckv_alloc_buffer(ggml_context * ctx, const ggml_tensor * beside) {
+    if (ckv_fault()) {
+        return nullptr;
+    }
+    return ggml_backend_buffer_ptr { ggml_backend_alloc_ctx_tensors_from_buft(ctx, ggml_backend_buffer_get_type(beside->buffer)) };
 }
 
 static void ckv_new_tensors(const llama_ckv & ckv, int32_t ikv, uint32_t n_rows, ckv_store & store) {
@@ -50,7 +58,7 @@ bool ckv_alloc(const llama_ckv & ckv, int32_t ikv, uint32_t n_rows, ckv_store & 
 
     ckv_new_tensors(ckv, ikv, n_rows, store);
 
-    store.buf.reset(ggml_backend_alloc_ctx_tensors_from_buft(store.ctx.get(), ggml_backend_buffer_get_type(ckv.up.k(ikv)->buffer)));
+    store.buf = ckv_alloc_buffer(store.ctx.get(), ckv.up.k(ikv));
     if (!store.buf) {
         LLAMA_LOG_ERROR("%s: failed to allocate %u rows of layer %d\n", __func__, n_rows, ckv.up.model_layer(ikv));
         return false;
@@ -120,8 +128,16 @@ static bool ckv_replace_tensors(llama_ckv & ckv, const std::vector<uint32_t> & n
     return true;
 }
 
+// of one row if memory is gone: decoding lets it grow again
+struct ckv_places_tails {
+    llama_ckv & ckv;
+
+    ~ckv_places_tails() { ckv_place_tails(ckv); }
+};
+
 bool ckv_resize_rows(llama_ckv & ckv, const std::vector<uint32_t> & n_rows) {
-    const uint32_t n_tail_before = ckv.up.n_tail();
+    const ckv_places_tails at_end { ckv };
+    const uint32_t         n_tail_before = ckv.up.n_tail();
 
     const bool empty = ckv.up.n_used() == 0 && ckv.prefix.empty();
     bool ok = true;
@@ -139,8 +155,6 @@ bool ckv_resize_rows(llama_ckv & ckv, const std::vector<uint32_t> & n_rows) {
     if (empty && ok) {
         ckv.up.keep_cells(0, n_tail_before);
     }
-    ckv_place_tails(ckv); // of one row if memory is gone: decoding lets it grow again
-
     return ok;
 }
 
@@ -175,6 +189,21 @@ void ckv_find_row_steps(llama_ckv & ckv) {
     }
 }
 
+// n values from row `first` on, each `step` more than the one before. by way of the stack: no allocation can fail
+static void ckv_fill_columns(ggml_tensor * columns, int64_t first, int64_t n, int32_t value, int32_t step) {
+    int32_t data[256];
+
+    while (n > 0) {
+        const int64_t n_now = std::min<int64_t>(n, 256);
+        for (int64_t i = 0; i < n_now; ++i, value += step) {
+            data[i] = value;
+        }
+        ggml_backend_tensor_set(columns, data, first*sizeof(int32_t), n_now*sizeof(int32_t));
+        first += n_now;
+        n     -= n_now;
+    }
+}
+
 // which column of the mask says whether a token sees this row: one a block, then one a cell
 static void ckv_place_columns(const llama_ckv & ckv, int32_t ikv) {
     ggml_tensor * columns = ckv.layers[ikv].columns;
@@ -182,18 +211,17 @@ static void ckv_place_columns(const llama_ckv & ckv, int32_t ikv) {
         return;
     }
 
-    std::vector<int32_t> data;
+    int64_t first = 0;
     for (size_t b = 0; b < ckv.prefix.size(); ++b) {
-        data.insert(data.end(), ckv.prefix.blocks[b].pos[ikv].size(), (int32_t) b);
-    }
-    for (int32_t j = (int32_t) ckv.prefix.size(); (int64_t) data.size() < columns->ne[0]; ++j) {
-        data.push_back(j);
-    }
+        const int64_t n = std::min((int64_t) ckv.prefix.blocks[b].pos[ikv].size(), columns->ne[0] - first);
 
-    ckv_set(columns, data.data());
+        ckv_fill_columns(columns, first, n, (int32_t) b, 0);
+        first += n;
+    }
+    ckv_fill_columns(columns, first, columns->ne[0] - first, (int32_t) ckv.prefix.size(), 1);
 }
 
-void ckv_place_tails(llama_ckv & ckv) {
+void ckv_place_tails(llama_ckv & ckv) noexcept {
     for (int32_t i = 0; i < (int32_t) ckv.layers.size(); ++i) {
         ckv.up.place_tail(i, ckv.prefix.n_rows(i), ckv.up.n_tail());
 
@@ -210,7 +238,7 @@ static ggml_tensor * ckv_alloc_queries(const llama_ckv & ckv, int32_t ikv, uint3
     ggml_tensor * res = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, q->ne[0], n_tokens);
     ggml_format_name(res, "cache_q_long_l%d", ckv.up.model_layer(ikv));
 
-    ggml_backend_buffer_ptr buf { ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), ggml_backend_buffer_get_type(q->buffer)) };
+    ggml_backend_buffer_ptr buf = ckv_alloc_buffer(ctx.get(), q);
     if (!buf) {
         return nullptr;
     }
@@ -220,27 +248,24 @@ static ggml_tensor * ckv_alloc_queries(const llama_ckv & ckv, int32_t ikv, uint3
 }
 
 bool ckv_keep_queries(llama_ckv & ckv, uint32_t n_tokens) {
-    for (auto & layer : ckv.layers) {
-        layer.q_long = nullptr;
-    }
-    ckv.up.drop_added_buffers();
-    ckv.long_ring = ckv_ring();
-    ckv.generation++;
-
+    ckv_ring    ring(n_tokens);
     ckv_buffers buffers;
-    std::vector<ggml_tensor *> tensors;
 
-    for (int32_t i = 0; i < (int32_t) ckv.layers.size() && n_tokens > 0; ++i) {
-        tensors.push_back(ckv_alloc_queries(ckv, i, n_tokens, buffers));
-        if (!tensors.back()) {
+    std::vector<ggml_tensor *> tensors(ckv.layers.size(), nullptr);
+
+    for (int32_t i = 0; i < (int32_t) tensors.size() && n_tokens > 0; ++i) {
+        tensors[i] = ckv_alloc_queries(ckv, i, n_tokens, buffers);
+        if (!tensors[i]) {
             return false;
         }
     }
+    ckv.up.replace_added_buffers(std::move(buffers));
+
     for (size_t i = 0; i < tensors.size(); ++i) {
         ckv.layers[i].q_long = tensors[i];
     }
-    ckv.up.add_buffers(std::move(buffers));
-    ckv.long_ring = ckv_ring(n_tokens);
+    ckv.long_ring = std::move(ring);
+    ckv.generation++;
     ckv_release_compute(ckv);
 
     return true;

@@ -22,9 +22,9 @@ uint32_t ckv_rows_min(const llama_ckv & ckv, int32_t ikv); // what llama_ckv_res
 
 void ckv_find_row_steps(llama_ckv & ckv);
 
-void ckv_place_tails(llama_ckv & ckv); // after each change of tensors, prefix or tail
+void ckv_place_tails(llama_ckv & ckv) noexcept; // after each change of tensors, prefix or tail
 
-bool ckv_keep_queries(llama_ckv & ckv, uint32_t n_tokens); // false: no memory
+bool ckv_keep_queries(llama_ckv & ckv, uint32_t n_tokens); // false: no memory, and all is as it was
 
 // the compute buffers were sized for the whole prompt: back to the size that the compressed cache needs
 void ckv_release_compute(llama_ckv & ckv);

@@ -40,6 +40,11 @@ void ckv_leave(llama_ckv & ckv, llama_seq_id seq_id) {
     ckv.long_ring.clear();
 }
 
+void ckv_forget(llama_ckv & ckv, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    ckv.seqs[seq_id].ring.forget(p0, p1);
+    ckv.long_ring.forget(p0, p1); // kept of one sequence only
+}
+
 // no other sequence has a cell or a block
 static bool ckv_nobody_else(const llama_ckv & ckv, llama_seq_id seq_id) {
     for (llama_seq_id s = 0; s < (llama_seq_id) ckv.seqs.size(); ++s) {
@@ -52,13 +57,14 @@ static bool ckv_nobody_else(const llama_ckv & ckv, llama_seq_id seq_id) {
 
 void ckv_rm(llama_ckv & ckv, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     for (llama_seq_id s = 0; s < (llama_seq_id) ckv.seqs.size(); ++s) {
-        if ((seq_id >= 0 && s != seq_id) || !ckv.prefix.is_all(s, p0, p1, ckv.up.pos_max(s))) {
+        if (seq_id >= 0 && s != seq_id) {
             continue;
         }
-        if (ckv.prefix.block_of(s) < 0 && ckv.seqs[s].numbering.n_rebased == 0) {
-            continue; // nothing of it is ours
+        if (ckv.prefix.is_all(s, p0, p1, ckv.up.pos_max(s))) {
+            ckv_leave(ckv, s);
+        } else {
+            ckv_forget(ckv, s, p0, p1);
         }
-        ckv_leave(ckv, s);
     }
 
     if (ckv.prefix.is_dead() && (seq_id < 0 || ckv_nobody_else(ckv, seq_id))) {
@@ -77,8 +83,8 @@ void ckv_keep(llama_ckv & ckv, llama_seq_id seq_id) {
     }
 }
 
-// the queries of the tokens before p1, so that a fork can be compressed at once
-static void ckv_copy_ring(llama_ckv & ckv, llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p1) {
+// the queries, so that a fork can be compressed at once
+static void ckv_copy_ring(llama_ckv & ckv, llama_seq_id seq_id_src, llama_seq_id seq_id_dst) {
     ckv.up.synchronize();
 
     for (const auto & layer : ckv.layers) {
@@ -86,23 +92,26 @@ static void ckv_copy_ring(llama_ckv & ckv, llama_seq_id seq_id_src, llama_seq_id
             ckv_copy_rows(layer.q, ckv.ring_row(seq_id_src, 0), layer.q, ckv.ring_row(seq_id_dst, 0), ckv.settings.window);
         }
     }
-
-    ckv.seqs[seq_id_dst].ring = ckv.seqs[seq_id_src].ring;
-    ckv.seqs[seq_id_dst].ring.forget(p1, INT32_MAX);
 }
 
 void ckv_cp(llama_ckv & ckv, llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) {
     const int32_t b = ckv.prefix.block_of(seq_id_src);
 
-    if (seq_id_src == seq_id_dst || p0 > ckv.prefix.pos_frozen(seq_id_src)) {
+    if (seq_id_src == seq_id_dst) {
         return;
     }
+    if (p0 > ckv.prefix.pos_frozen(seq_id_src)) {
+        ckv_forget(ckv, seq_id_dst, p0, p1);
+        return;
+    }
+    ckv_seq copy = ckv.seqs[seq_id_src]; // from here on nothing can fail
+    copy.reserved.swap(ckv.seqs[seq_id_dst].reserved);
+    copy.ring.forget(p1, INT32_MAX);
+
+    ckv_copy_ring(ckv, seq_id_src, seq_id_dst);
+
+    ckv.seqs[seq_id_dst] = std::move(copy);
     if (b >= 0) {
         ckv.prefix.blocks[b].seqs.set(seq_id_dst);
     }
-
-    ckv.seqs[seq_id_dst].protect   = ckv.seqs[seq_id_src].protect;
-    ckv.seqs[seq_id_dst].numbering = ckv.seqs[seq_id_src].numbering;
-
-    ckv_copy_ring(ckv, seq_id_src, seq_id_dst, p1);
 }

@@ -12,7 +12,9 @@ bool ckv_is_shared(const llama_ckv & ckv, llama_seq_id seq_id); // another seque
 
 void ckv_leave(llama_ckv & ckv, llama_seq_id seq_id); // its prefix and its window, not its cells
 
-// called before upstream changes the cells, after ckv_can_rm() or ckv_prefix::can_cp() said yes
+// called before upstream changes the cells, after ckv_can_rm() or ckv_prefix::can_cp() said yes. the queries of tokens that
+// come to another position, or whose position others take, are forgotten
 void ckv_rm  (llama_ckv & ckv, llama_seq_id seq_id, llama_pos p0, llama_pos p1);
 void ckv_cp  (llama_ckv & ckv, llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1);
 void ckv_keep(llama_ckv & ckv, llama_seq_id seq_id);
+void ckv_forget(llama_ckv & ckv, llama_seq_id seq_id, llama_pos p0, llama_pos p1);

@@ -82,11 +82,18 @@ void ckv_shrink_tail(llama_ckv & ckv) {
 bool ckv_reserve_rows(llama_ckv & ckv, llama_seq_id seq_id, const std::vector<uint32_t> & n_prefix) {
     auto & reserved = ckv.seqs[seq_id].reserved;
 
-    const auto before = std::exchange(reserved, n_prefix);
+    std::vector<uint32_t> other = n_prefix; // the new ones while they are tried, the ones before if they cannot be had
 
-    if (!ckv_resize_rows(ckv, ckv_rows_for(ckv, ckv.up.n_tail()))) {
-        reserved = before;
-        return false;
+    reserved.swap(other);
+    try {
+        if (ckv_resize_rows(ckv, ckv_rows_for(ckv, ckv.up.n_tail()))) {
+            return true;
+        }
+    } catch (...) {
+        reserved.swap(other);
+        throw;
     }
-    return true;
+    reserved.swap(other);
+
+    return false;
 }

@@ -43,25 +43,27 @@ void ckv_read_rows(const ggml_tensor * t, const std::vector<int32_t> & rows, int
     }
 }
 
-void ckv_write_rows(ggml_tensor * t, const std::vector<int32_t> & rows, int64_t n_head_kv, const float * src) {
+std::vector<uint8_t> ckv_encode_rows(const ggml_tensor * t, size_t n_rows, int64_t n_head_kv, const float * src) {
     const int64_t d = t->ne[0]/n_head_kv;
 
-    std::vector<uint8_t> bytes;
+    std::vector<uint8_t> res(n_rows*t->nb[1]);
     std::vector<float>   row(t->ne[0]);
 
-    for (size_t i = 0; i < rows.size();) {
-        const int32_t first = rows[i];
-        const size_t  n     = ckv_run_length(rows, i);
-
-        bytes.resize(n*t->nb[1]);
-
-        for (size_t j = 0; j < n; ++j, ++i) {
-            for (int64_t g = 0; g < n_head_kv; ++g) {
-                std::copy_n(src + (g*rows.size() + i)*d, d, row.begin() + g*d);
-            }
-            ckv_encode(*t, row, bytes.data() + j*t->nb[1]);
+    for (size_t i = 0; i < n_rows; ++i) {
+        for (int64_t g = 0; g < n_head_kv; ++g) {
+            std::copy_n(src + (g*n_rows + i)*d, d, row.begin() + g*d);
         }
-        ggml_backend_tensor_set(t, bytes.data(), first*t->nb[1], bytes.size());
+        ckv_encode(*t, row, res.data() + i*t->nb[1]);
+    }
+    return res;
+}
+
+void ckv_write_rows(ggml_tensor * t, const std::vector<int32_t> & rows, const std::vector<uint8_t> & bytes) noexcept {
+    for (size_t i = 0; i < rows.size();) {
+        const size_t n = ckv_run_length(rows, i);
+
+        ggml_backend_tensor_set(t, bytes.data() + i*t->nb[1], rows[i]*t->nb[1], n*t->nb[1]);
+        i += n;
     }
 }
 

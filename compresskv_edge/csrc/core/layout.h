@@ -36,7 +36,7 @@ ckv_layout ckv_layout_without(const ckv_prefix & prefix, size_t n_layer, const s
         llama_seq_id seq_id, const ckv_cells & live);
 
 // adds what a compression leaves of seq_id: a block of the kept tokens before the window
-//   own: the sequence's cells, of which the last `window` stay    kept: (n_layers,)
+//   own: the sequence's cells without those of a guide, of which the last `window` stay    kept: (n_layers,)
 void ckv_layout_keep(ckv_layout & layout, const ckv_prefix & prefix, llama_seq_id seq_id, const ckv_cells & own,
         llama_pos n_rebased, uint32_t window, const std::vector<ckv_kept> & kept);
 

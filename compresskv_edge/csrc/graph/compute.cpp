@@ -1,5 +1,7 @@
 #include "graph/compute.h"
 
+#include "core/fault.h"
+
 ckv_graph::ckv_graph(llama_ckv & cache, size_t n_nodes) : ckv(cache) {
     ggml_init_params params = {
         /*.mem_size   =*/ 2*n_nodes*ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false),
@@ -33,11 +35,11 @@ ggml_tensor * ckv_graph::output(ggml_tensor * t) const {
 bool ckv_graph::alloc() {
     ckv.generation++; // the kept graph loses its allocation
 
-    return ckv.up.alloc_graph(gf);
+    return !ckv_fault() && ckv.up.alloc_graph(gf);
 }
 
 bool ckv_graph::compute() {
-    return ckv.up.compute_graph(gf);
+    return !ckv_fault() && ckv.up.compute_graph(gf);
 }
 
 void ckv_set(ggml_tensor * t, const void * data) {

@@ -136,14 +136,13 @@ ckv_buffers ckv_access::take_buffers() {
     return res;
 }
 
-void ckv_access::add_buffers(ckv_buffers added) {
+void ckv_access::replace_added_buffers(ckv_buffers added) {
+    kv.ctxs_bufs.reserve(n_layer() + added.size()); // from here on nothing can fail
+
+    kv.ctxs_bufs.resize(n_layer());
     for (auto & buffer : added) {
         kv.ctxs_bufs.push_back(std::move(buffer));
     }
-}
-
-void ckv_access::drop_added_buffers() {
-    kv.ctxs_bufs.resize(n_layer());
 }
 
 //
@@ -198,13 +197,11 @@ bool ckv_access::shares_cells(llama_seq_id seq_id) const {
 }
 
 void ckv_access::keep_cells(uint32_t n_keep, uint32_t n_tail) {
-    auto & cells = kv.v_cells[0];
+    llama_kv_cells res;
+    res.resize(n_tail);
+    res.set(0, kv.v_cells[0].cp(0, n_keep));
 
-    const auto kept = cells.cp(0, n_keep);
-
-    cells.resize(n_tail);
-    cells.set(0, kept);
-
+    kv.v_cells[0] = std::move(res);
     kv.v_heads[0] = std::min(kv.v_heads[0], n_keep);
 }
 
@@ -250,6 +247,13 @@ void ckv_access::shift_cells(llama_seq_id seq_id, llama_pos shift) {
 
 void ckv_access::clear_cells() const {
     kv.clear(false);
+}
+
+void ckv_access::shrink_cells(uint32_t n_tail_max) noexcept {
+    if (n_tail() > n_tail_max) {
+        kv.v_cells[0].resize(n_tail_max); // shrinking vectors allocates nothing
+        kv.v_heads[0] = 0;
+    }
 }
 
 void ckv_access::remove_cells(llama_seq_id seq_id) const {

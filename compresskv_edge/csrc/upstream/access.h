@@ -79,8 +79,7 @@ struct ckv_access {
 
     // buffers beside those of the layers, which upstream counts and frees
     ckv_buffers take_buffers(); // all of them; the layers have none until install()
-    void add_buffers(ckv_buffers added);
-    void drop_added_buffers();
+    void replace_added_buffers(ckv_buffers added);
 
     //
     // the tail: upstream's cells
@@ -95,10 +94,12 @@ struct ckv_access {
     std::vector<ckv_placed> tail_of_all()                    const; // the same of every sequence, with whose they are
     bool                    shares_cells(llama_seq_id seq_id) const;
 
+    // on an exception the cells are as they were
     void keep_cells  (uint32_t n_keep, uint32_t n_tail);                          // the first ones stay, of n_tail
     void set_cells   (const std::vector<ckv_placed> & cells, uint32_t n_tail);     // they become cells 0, 1, ... of n_tail
     void shift_cells (llama_seq_id seq_id, llama_pos shift);                       // less by that much
     void clear_cells () const;
+    void shrink_cells(uint32_t n_tail_max) noexcept;                               // empty ones, to n_tail_max at most
     void remove_cells(llama_seq_id seq_id) const;
 
     //
@@ -107,7 +108,6 @@ struct ckv_access {
 
     void synchronize() const;
     void flush()       const; // nothing of a decode or a pending shift of upstream's is under way any more
-    bool remove_last(llama_seq_id seq_id, int32_t n) const; // tokens of all caches of the context; false: one of them refuses
 
     void reserve_later() const; // the next decode sizes its compute buffers
     void reserve_compute() const;
@@ -153,6 +153,7 @@ struct ckv_swa {
 llama_ckv * ckv_of    (llama_context * lctx);
 ckv_swa     ckv_swa_of(llama_context * lctx);
 void        ckv_shift_swa(llama_context * lctx, llama_seq_id seq_id, llama_pos shift); // rotated by upstream before the next decode
+void        ckv_trim_swa (llama_context * lctx, llama_seq_id seq_id, llama_pos p0);    // tokens from p0 on go
 
 // of any context: what its caches hold
 size_t    ckv_sum_bytes   (const llama_memory_i & memory);

@@ -46,7 +46,7 @@ bool ckv_seq_cp       (llama_ckv * ckv, llama_seq_id seq_id_src, llama_seq_id se
 void ckv_seq_keep     (llama_ckv * ckv, llama_seq_id seq_id);
 bool ckv_seq_rm_iswa  (const llama_kv_cache & swa, const llama_ckv * ckv, llama_seq_id seq_id, llama_pos p0, llama_pos p1); // false: one of the two caches cannot
 bool ckv_can_shift    (const llama_ckv * ckv);                      // whether upstream may shift what is not frozen
-bool ckv_refuses_shift(const llama_ckv * ckv, llama_seq_id seq_id); // logged: a compressed sequence has llama_ckv_rebase()
+bool ckv_refuses_shift(llama_ckv * ckv, llama_seq_id seq_id);       // logged: a compressed sequence has llama_ckv_rebase()
 
 // saved states: the prefix comes before the cells; a failed restore leaves an empty cache
 void ckv_state_write(const llama_ckv * ckv, llama_io_write_i & io, llama_seq_id seq_id);

@@ -24,11 +24,6 @@ void ckv_access::flush() const {
     }
 }
 
-bool ckv_access::remove_last(llama_seq_id seq_id, int32_t n) const {
-    auto * memory = lctx->get_memory();
-    return memory->seq_rm(seq_id, memory->seq_pos_max(seq_id) + 1 - n, -1);
-}
-
 void ckv_access::reserve_later() const {
     lctx->sched_need_reserve = true;
 }
@@ -114,6 +109,12 @@ ckv_swa ckv_swa_of(llama_context * lctx) {
 void ckv_shift_swa(llama_context * lctx, llama_seq_id seq_id, llama_pos shift) {
     if (auto * swa = ckv_swa_cache(lctx)) {
         swa->seq_add(seq_id, 0, -1, -shift);
+    }
+}
+
+void ckv_trim_swa(llama_context * lctx, llama_seq_id seq_id, llama_pos p0) {
+    if (auto * swa = ckv_swa_cache(lctx)) {
+        swa->seq_rm(seq_id, p0, -1);
     }
 }
 

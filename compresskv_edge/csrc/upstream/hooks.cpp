@@ -16,6 +16,17 @@
 #include <exception>
 #include <stdexcept>
 
+// a hook inside upstream's calls: what it throws must not leave them. false: it did, logged
+template <typename body_t>
+static bool ckv_try(const char * name, body_t && body) noexcept {
+    try {
+        return body();
+    } catch (const std::exception & err) {
+        LLAMA_LOG_ERROR("%s: %s\n", name, err.what());
+        return false;
+    }
+}
+
 void llama_ckv_deleter::operator()(llama_ckv * ckv) const {
     delete ckv;
 }
@@ -104,7 +115,7 @@ bool ckv_reserve(llama_ckv * ckv, const std::vector<llama_ubatch> & ubatches) {
         }
     }
 
-    return ckv_make_room(*ckv, n_tokens);
+    return ckv_try("llama_decode", [=] { return ckv_make_room(*ckv, n_tokens); });
 }
 
 //
@@ -162,10 +173,10 @@ bool ckv_seq_cp(llama_ckv * ckv, llama_seq_id seq_id_src, llama_seq_id seq_id_ds
     if (!ckv_can_cp(ckv, seq_id_src, seq_id_dst, p0, p1)) {
         return false;
     }
-    if (ckv) {
+    return !ckv || ckv_try("llama_memory_seq_cp", [=] {
         ckv_cp(*ckv, seq_id_src, seq_id_dst, ckv_first(p0), ckv_end(p1));
-    }
-    return true;
+        return true;
+    });
 }
 
 void ckv_seq_keep(llama_ckv * ckv, llama_seq_id seq_id) {
@@ -178,8 +189,12 @@ bool ckv_can_shift(const llama_ckv * ckv) {
     return !ckv || ckv->several() || ckv->prefix.empty();
 }
 
-bool ckv_refuses_shift(const llama_ckv * ckv, llama_seq_id seq_id) {
-    if (!ckv || ckv->prefix.block_of(seq_id) < 0) {
+bool ckv_refuses_shift(llama_ckv * ckv, llama_seq_id seq_id) {
+    if (!ckv) {
+        return false;
+    }
+    if (ckv->prefix.block_of(seq_id) < 0) {
+        ckv_forget(*ckv, seq_id, 0, INT32_MAX); // upstream turns the keys, but not our queries
         return false;
     }
     LLAMA_LOG_ERROR("%s: sequence %d is compressed, its positions are shifted by llama_ckv_rebase() only\n", __func__, seq_id);
