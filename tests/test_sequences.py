@@ -187,6 +187,23 @@ def test_removing_one_leaves_the_others(loaded: Callable[..., Llama]) -> None:
     assert [held(llm, context, s) for s in range(3)] == [empty] * 3
 
 
+def test_a_part_is_removed_after_another_sequence_was_dropped(loaded: Callable[..., Llama]) -> None:
+    llm = loaded()
+    context = Context(llm, 2)
+    context.read(0, prompt_of(0))
+    keep(llm, context, 0)
+    context.read(1, prompt_of(1))
+    layers = [(il, shape) for il, shape in enumerate(llm._compression.layers) if shape.evictable]
+    before = [native.read_kv(context.ctx, il, shape, 1) for il, shape in layers]
+    n_left = LENGTHS[1] - 2
+    assert llama_cpp.llama_memory_seq_rm(context.memory, 0, -1, -1)
+    assert llama_cpp.llama_memory_seq_rm(context.memory, 1, n_left, -1)
+    for (il, shape), (k, v) in zip(layers, before):
+        after = native.read_kv(context.ctx, il, shape, 1)
+        np.testing.assert_array_equal(after[0], k[:, :n_left])
+        np.testing.assert_array_equal(after[1], v[:, :n_left])
+
+
 def test_upstream_shifts_what_is_not_compressed(loaded: Callable[..., Llama]) -> None:
     llm = loaded()
     logits = []

@@ -56,6 +56,8 @@ static bool ckv_nobody_else(const llama_ckv & ckv, llama_seq_id seq_id) {
 }
 
 void ckv_rm(llama_ckv & ckv, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    bool all = true; // of the sequences that are meant
+
     for (llama_seq_id s = 0; s < (llama_seq_id) ckv.seqs.size(); ++s) {
         if (seq_id >= 0 && s != seq_id) {
             continue;
@@ -64,10 +66,12 @@ void ckv_rm(llama_ckv & ckv, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
             ckv_leave(ckv, s);
         } else {
             ckv_forget(ckv, s, p0, p1);
+            all = false;
         }
     }
 
-    if (ckv.prefix.is_dead() && (seq_id < 0 || ckv_nobody_else(ckv, seq_id))) {
+    // rows of a prefix that nobody uses stay in front of cells that are left: they go with the next compression
+    if (all && ckv.prefix.is_dead() && (seq_id < 0 || ckv_nobody_else(ckv, seq_id))) {
         ckv_reset(ckv);
     }
 }
