@@ -24,7 +24,6 @@ def checked(tokens: Iterable[Any], n_vocab: int) -> List[int]:
 def check_bias(bias: Mapping[Any, float], n_vocab: int) -> None:
     """The keys of a logit_bias, which JSON makes strings. Raises TokenError."""
     for token in bias:
-        text = str(token)
-        if not (text.isascii() and text.isdigit()):
-            raise TokenError(f"logit_bias: {text[:20]!r} is no token of this model: use 0 to {n_vocab - 1}")
-        checked([int(text[:20])], n_vocab)
+        text = str(token)[:20]
+        if not (text.isascii() and text.isdigit() and int(text) < n_vocab):
+            raise TokenError(f"logit_bias: {text!r} is no token of this model: use 0 to {n_vocab - 1}")
