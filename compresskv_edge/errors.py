@@ -38,6 +38,10 @@ class ContextError(CompressKVError, ValueError):
     """Tokens that do not fit the context."""
 
 
+class TokenError(CompressKVError, ValueError):
+    """A token id that the model's vocabulary does not have."""
+
+
 class CalibrationError(CompressKVError, ValueError):
     """A model or text that a profile cannot be calibrated on, or a calibration that was not allowed."""
 

@@ -16,6 +16,7 @@ from .compression import Compression
 from .prefill import Reader
 from .prompt import Message, Prompt, common_prefix
 from .session import session
+from .tokens import checked
 
 if TYPE_CHECKING:
     _Base = Any
@@ -142,7 +143,7 @@ class Conversing(_Base):
         compression = reader.compression
         compression.run.must_not_record("digest")
         compression.run.must_not_merge("digest")
-        tokens = self.tokenize(text.encode()) if isinstance(text, str) else list(text)
+        tokens = self.tokenize(text.encode()) if isinstance(text, str) else checked(text, self.n_vocab())
         budget = compression.settings.budget if kv_budget is None else kv_budget
         budgets = compression.run.budgets(compression.mean_of(budget, len(tokens)), len(tokens))
         digest.digest(reader, tokens, digest.Probing(probe, n_questions, seed), budgets)

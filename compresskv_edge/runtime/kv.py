@@ -18,6 +18,7 @@ from .compression import Compression
 from .prefill import Reader
 from .protection import named_positions
 from .settings import FULL, Budget, KVSettings
+from .tokens import checked
 
 if TYPE_CHECKING:
     _Base = Any
@@ -188,8 +189,8 @@ class KVControl(_Base):
         return binding.adds_bos(self)
 
     def is_end(self, token: int) -> bool:
-        """Whether a token ends an answer."""
-        return binding.is_end(self, token)
+        """Whether a token ends an answer. Raises TokenError, as all that takes token ids."""
+        return binding.is_end(self, *checked([token], self.n_vocab()))
 
     @property
     def keeps_all_logits(self) -> bool:
@@ -202,4 +203,9 @@ class KVControl(_Base):
 
     def pieces(self, tokens: Sequence[int]) -> List[bytes]:
         """What each token reads, special ones included."""
-        return binding.pieces(self, tokens)
+        return binding.pieces(self, checked(tokens, self.n_vocab()))
+
+    def detokenize(self, tokens: List[int], prev_tokens: Optional[List[int]] = None, special: bool = False) -> bytes:
+        """As llama_cpp.Llama.detokenize."""
+        before = None if prev_tokens is None else checked(prev_tokens, self.n_vocab())
+        return bytes(super().detokenize(checked(tokens, self.n_vocab()), before, special))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from typing import Any, Generator, Mapping, Optional, Sequence, Union
+from typing import Any, Generator, List, Mapping, Optional, Sequence, Union
 
 from ..engine import library, memory, native, rpc
-from ..errors import BudgetError, CompressKVError, EngineError, PolicyError, UnsupportedModelError
+from ..errors import BudgetError, CompressKVError, EngineError, PolicyError, TokenError, UnsupportedModelError
 from ..model.profile import Profile
 from ..model.resolve import resolve
 from . import automatic, binding
@@ -21,6 +21,7 @@ from .positions import Positions
 from .prefill import Reader
 from .rebase import Rebase
 from .settings import GUIDE_TOKENS, TAIL_TOKENS, KVSettings
+from .tokens import check_bias, checked
 
 ProfileSource = Union[str, "os.PathLike[str]", Mapping[str, Any], Profile]
 
@@ -167,8 +168,9 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
 
         Called directly it does not compress (compress() does), but for kv_prefill="chunked" and "guided", which never
         hold more than budget and tail. Raises ContextError if the tokens do not fit n_ctx, EngineError if `n_tokens`
-        was set back into compressed tokens, or if an RPC server is lost.
+        was set back into compressed tokens, or if an RPC server is lost, TokenError for what is no token.
         """
+        tokens = checked(tokens, self.n_vocab())
         with rpc.watch(self.ctx, self._rpc_servers, self._n_lost):
             if tokens:
                 self._restored_logits = None
@@ -180,14 +182,27 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
     def generate(
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> Generator[int, Optional[Sequence[int]], None]:
-        """As llama_cpp.Llama.generate. With a profile, the cache is compressed once the prompt is decoded."""
+        """As llama_cpp.Llama.generate. With a profile, the cache is compressed once the prompt is decoded.
+
+        Raises TokenError, also for no tokens at all, and what `eval` raises.
+        """
+        tokens = checked(tokens, self.n_vocab())
+        if not tokens:
+            raise TokenError("the prompt is empty: give at least one token")
         if self._reader is None:
             yield from super().generate(tokens, *args, **kwargs)
             return
         prompt = self._prompt_of(tokens)
         with self._reader.generating(prompt):
             self._say_if_run_again(self._reader.compression, prompt.tokens)
-            yield from super().generate(list(tokens), *args, **kwargs)
+            yield from super().generate(tokens, *args, **kwargs)
+
+    def create_completion(self, prompt: Union[str, List[int]], *args: Any, **kwargs: Any) -> Any:
+        """As llama_cpp.Llama.create_completion. Raises TokenError for a logit_bias of no token."""
+        check_bias(kwargs.get("logit_bias") or {}, self.n_vocab())
+        if not isinstance(prompt, str):
+            prompt = checked(prompt, self.n_vocab())
+        return super().create_completion(prompt, *args, **kwargs)
 
     def close(self) -> None:
         """As llama_cpp.Llama.close; also after a constructor that raised."""

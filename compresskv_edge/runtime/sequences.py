@@ -12,6 +12,7 @@ from .binding import llama_cpp
 from .prefill import Opened, read_bounded
 from .prompt import Prompt
 from .settings import FULL, GUIDED
+from .tokens import checked
 
 Text = Union[str, Sequence[int]]  # or its token ids
 Item = Tuple[int, int, bool]  # token, sequence, wants logits
@@ -101,12 +102,12 @@ class Sequences:
         return self._n_past[seq_id]
 
     def tokenize(self, prompt: Text, *, first: bool = True) -> List[int]:
-        """Token ids of a prompt; `first`: it starts a sequence. Raises ContextError if it is empty."""
+        """Token ids of a prompt; `first`: it starts a sequence. Raises ContextError if it is empty, TokenError."""
         if isinstance(prompt, str):
             prompt = self._llm.tokenize(prompt.encode(), add_bos=first, special=True)
-        if not prompt:
+        if not len(prompt):
             raise ContextError("a prompt is empty: give at least one token")
-        return [int(token) for token in prompt]
+        return checked(prompt, self._llm.n_vocab())
 
     def close(self) -> None:
         """Free the context."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from ... import __version__
+from ...errors import TokenError
 from . import kept, prepare
 from .errors import ApiError
 from .models import Models
@@ -93,8 +94,8 @@ async def count_tokens(request: Request, body: TokenizeInputRequest) -> Dict[str
 async def detokenize(request: Request, body: DetokenizeInputRequest) -> Dict[str, Any]:
     """Text of tokens."""
     async with request.app.state.models.use(body.model) as pool:
-        n_vocab = pool.llama.n_vocab()
-        if not all(0 <= token < n_vocab for token in body.tokens):  # llama.cpp would end the process
-            raise ApiError(400, f"a token is not in the vocabulary of 0 to {n_vocab - 1}", param="tokens")
-        text = await run_in_threadpool(pool.llama.detokenize, body.tokens)
+        try:
+            text = await run_in_threadpool(pool.llama.detokenize, body.tokens)
+        except TokenError as error:
+            raise ApiError(400, str(error), param="tokens") from error
         return {"text": text.decode("utf-8", errors="replace")}

@@ -13,6 +13,8 @@ from fastapi import HTTPException
 from llama_cpp.server.app import prepare_request_resources
 from pydantic import ValidationError
 
+from ...errors import TokenError
+from ...runtime.tokens import check_bias
 from .errors import ApiError, cannot, context_length_exceeded
 from .generate import Call
 from .load import SlotLlama
@@ -101,12 +103,9 @@ def _check(llama: SlotLlama, tokens: Sequence[int], kwargs: Mapping[str, Any]) -
         raise context_length_exceeded(len(tokens), llama.n_ctx())
     if kwargs.get("logprobs") is not None and not llama.keeps_all_logits:
         raise ApiError(400, "logprobs need a server that was started with --logits_all true", param="logprobs")
-    _check_bias(llama, kwargs.get("logit_bias") or {})
+    try:
+        check_bias(kwargs.get("logit_bias") or {}, llama.n_vocab())
+    except TokenError as error:
+        raise ApiError(400, str(error), param="logit_bias") from error
     if kwargs.get("grammar") is not None and not llama.takes_grammar(kwargs["grammar"]):
         raise ApiError(400, _NO_GRAMMAR, param="grammar")
-
-
-def _check_bias(llama: SlotLlama, bias: Mapping[Any, float]) -> None:
-    wrong = [token for token in bias if not (str(token).isdecimal() and int(token) < llama.n_vocab())]
-    if wrong:
-        raise ApiError(400, f"logit_bias: {str(wrong[0])[:20]!r} is no token of this model", param="logit_bias")
