@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Dict, List, Optional, Protocol
 
@@ -22,6 +23,7 @@ import llama_cpp as llama_cpp  # noqa: E402
 from llama_cpp import llama_chat_format  # noqa: E402
 
 StockLlama = llama_cpp.Llama  # now: replace_llama() may put ours in its place
+_TOO_LONG = re.compile(r"Requested tokens \((\d+)\) exceed context window of \d+$")
 Logits = npt.NDArray[np.float32]
 
 
@@ -68,6 +70,17 @@ def clear_cache(llm: Any) -> None:
 def n_positions(llm: Any) -> int:
     """Positions of the context as it was created."""
     return int(llm._ctx.n_ctx())
+
+
+def asked_positions(llm: Any) -> int:
+    """Positions that the caller asked for: llama.cpp pads them to a multiple of 256, its binding does not."""
+    return int(llm.context_params.n_ctx) or n_positions(llm)
+
+
+def n_too_long(error: ValueError) -> Optional[int]:
+    """Tokens of a prompt that llama_cpp.Llama refuses because it is longer than the context; None: another error."""
+    found = _TOO_LONG.match(str(error))
+    return int(found[1]) if found else None
 
 
 def wrap(llm: Any, context: Callable[[Any], Any], batch: Callable[[Any, Any], Any]) -> None:

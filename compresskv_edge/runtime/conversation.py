@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..engine import native
 from . import binding, chat, digest
 from .compression import Compression
+from .positions import check_window
 from .prefill import Reader
 from .prompt import Message, Prompt, common_prefix
 from .session import session
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 class Conversing(_Base):
     """Part of `Llama`, above llama_cpp.Llama."""
 
+    input_ids: npt.NDArray[np.intc]  # of the base class
     _reader: Optional[Reader]
     _rendered: Optional[Prompt] = None  # the last one that was to run
     _restored_logits: Optional[npt.NDArray[np.float32]] = None  # of the last token, until one is decoded
@@ -99,8 +101,12 @@ class Conversing(_Base):
         self._restored_logits = None
 
     def load_state(self, state: Any) -> None:
-        """As llama_cpp.Llama.load_state."""
+        """As llama_cpp.Llama.load_state. Raises ContextError if the state's text does not fit n_ctx."""
+        check_window(state.n_tokens, self.n_ctx())
+        text: npt.NDArray[np.intc] = self.input_ids  # the base class would take the other instance's, of its length
         super().load_state(state)
+        text[: state.n_tokens] = state.input_ids[: state.n_tokens]
+        self.input_ids = text
         self._restored_logits = None
         if self._reader is not None:
             self._reader.compression.run.recorder.forget()

@@ -5,10 +5,18 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from typing import Any, Generator, List, Mapping, Optional, Sequence, Union
+from typing import Any, Generator, Iterator, List, Mapping, Optional, Sequence, Union
 
 from ..engine import library, memory, native, rpc
-from ..errors import BudgetError, CompressKVError, EngineError, PolicyError, TokenError, UnsupportedModelError
+from ..errors import (
+    BudgetError,
+    CompressKVError,
+    ContextError,
+    EngineError,
+    PolicyError,
+    TokenError,
+    UnsupportedModelError,
+)
 from ..model.profile import Profile
 from ..model.resolve import resolve
 from . import automatic, binding
@@ -17,7 +25,7 @@ from .compression import Compression
 from .conversation import Conversing
 from .kv import KVControl
 from .kv import KVStats as KVStats
-from .positions import Positions
+from .positions import Positions, check_window, too_long
 from .prefill import Reader
 from .rebase import Rebase
 from .settings import GUIDE_TOKENS, TAIL_TOKENS, KVSettings
@@ -159,9 +167,9 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
         return Reader(self, compression, positions)
 
     def n_ctx(self) -> int:
-        """Tokens of the text that fit; with kv_rebase more than the context has positions."""
+        """Tokens of the text that fit, as asked for; with kv_rebase more than the context has positions."""
         fits = None if self._reader is None else self._reader.positions.n_ctx
-        return int(super().n_ctx()) if fits is None else fits
+        return binding.asked_positions(self) if fits is None else fits
 
     def eval(self, tokens: Sequence[int]) -> None:
         """As llama_cpp.Llama.eval: decode tokens at the next positions.
@@ -175,6 +183,7 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
             if tokens:
                 self._restored_logits = None
             if self._reader is None:
+                check_window(self.n_tokens + len(tokens), self.n_ctx())
                 super().eval(tokens)
             else:
                 self._reader.eval(tokens)
@@ -198,11 +207,18 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
             yield from super().generate(tokens, *args, **kwargs)
 
     def create_completion(self, prompt: Union[str, List[int]], *args: Any, **kwargs: Any) -> Any:
-        """As llama_cpp.Llama.create_completion. Raises TokenError for a logit_bias of no token."""
+        """As llama_cpp.Llama.create_completion.
+
+        Raises ContextError if the prompt does not fit n_ctx, TokenError for a token or a logit_bias of no token.
+        """
         check_bias(kwargs.get("logit_bias") or {}, self.n_vocab())
         if not isinstance(prompt, str):
             prompt = checked(prompt, self.n_vocab())
-        return super().create_completion(prompt, *args, **kwargs)
+        try:
+            answer = super().create_completion(prompt, *args, **kwargs)
+        except ValueError as error:
+            raise _of_window(error, self.n_ctx()) from error
+        return answer if isinstance(answer, dict) else _within_window(answer, self.n_ctx())
 
     def close(self) -> None:
         """As llama_cpp.Llama.close; also after a constructor that raised."""
@@ -215,6 +231,19 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
         if self.kv_settings is not None:
             state.update(self.kv_settings.arguments(), n_ctx=self.n_ctx())
         return state
+
+
+def _of_window(error: ValueError, n_ctx: int) -> ValueError:
+    """The binding's error for a prompt that is too long, as ours; another one as it is."""
+    n_tokens = None if isinstance(error, ContextError) else binding.n_too_long(error)
+    return error if n_tokens is None else too_long(n_tokens, n_ctx)
+
+
+def _within_window(chunks: Iterator[Any], n_ctx: int) -> Iterator[Any]:
+    try:
+        yield from chunks
+    except ValueError as error:
+        raise _of_window(error, n_ctx) from error
 
 
 def _check_rebase(compression: Compression) -> None:

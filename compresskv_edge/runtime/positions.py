@@ -18,6 +18,17 @@ def trained_limit(llm: LoadedModel) -> int:
     return (int(params.n_ctx) or trained) if scaled or trained <= 0 else trained
 
 
+def check_window(n_total: int, n_ctx: int) -> None:
+    """Raise ContextError if a text would get longer than n_ctx."""
+    if n_total > n_ctx:
+        raise too_long(n_total, n_ctx)
+
+
+def too_long(n_total: int, n_ctx: int) -> ContextError:
+    """For a text of n_total tokens."""
+    return ContextError(f"Requested tokens ({n_total}) exceed context window of {n_ctx}: raise n_ctx")
+
+
 class Positions:
     """Those of a text that may not get longer than `trained`, what the model was trained for."""
 

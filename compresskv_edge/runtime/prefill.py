@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, List, Optional, Protocol, Sequence
 
 from ..engine import native
-from ..errors import ContextError, EngineError
+from ..errors import EngineError
 from . import binding
 from .binding import LoadedModel
 from .compression import Compression
-from .positions import Positions
+from .positions import Positions, check_window
 from .prompt import Prompt
 from .settings import FULL, GUIDED
 
@@ -94,9 +94,8 @@ class Reader:
 
     def check(self, n_tokens: int) -> None:
         """Take out what is behind the text, for n_tokens more. Raises ContextError, EngineError."""
-        n_total, n_ctx = self.llm.n_tokens + n_tokens, self.llm.n_ctx()
-        if n_total > n_ctx:
-            raise ContextError(f"Requested tokens ({n_total}) exceed context window of {n_ctx}: raise n_ctx")
+        n_total = self.llm.n_tokens + n_tokens
+        check_window(n_total, self.llm.n_ctx())
         self.positions.check(n_total)
         if not binding.remove_from(self.llm, self.llm.n_tokens):
             raise EngineError(

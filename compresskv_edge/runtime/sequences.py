@@ -9,6 +9,7 @@ from ..engine import native
 from ..errors import BudgetError, ContextError, EngineError, PolicyError
 from . import binding
 from .binding import llama_cpp
+from .positions import check_window
 from .prefill import Opened, read_bounded
 from .prompt import Prompt
 from .settings import FULL, GUIDED
@@ -55,7 +56,7 @@ class Sequences:
         self._batch: Any = llama_cpp.llama_batch_init(max(llm.n_batch, n_seq_max), 0, 1)
         binding.closes_first(llm, self.close)  # a context must go before its model
         self._memory = llama_cpp.llama_get_memory(self.ctx)
-        self._n_ctx = int(llama_cpp.llama_n_ctx(self.ctx))
+        self._n_ctx = binding.asked_positions(llm)
         self._free: Set[int] = set(range(n_seq_max))
         self._n_past: Dict[int, int] = {}  # sequence -> tokens decoded
         self._budgets: Dict[int, List[int]] = {}  # sequence -> (n_layer,)
@@ -221,8 +222,7 @@ class Sequences:
                 f"Requested tokens ({n_total}) exceed the {limit} positions that the model was trained for, and "
                 "several sequences are not re-based: shorten the prompt, or use Llama with kv_rebase=True"
             )
-        if n_total > self._n_ctx:
-            raise ContextError(f"Requested tokens ({n_total}) exceed context window of {self._n_ctx}: raise n_ctx")
+        check_window(n_total, self._n_ctx)
 
 
 class _Text:
