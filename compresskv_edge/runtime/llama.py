@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -21,6 +22,7 @@ from .positions import Positions, check_window, too_long
 from .prefill import Reader
 from .rebase import Rebase
 from .settings import GUIDE_TOKENS, TAIL_TOKENS, KVSettings
+from .turn import Turn
 
 ProfileSource = Union[str, "os.PathLike[str]", Mapping[str, Any], Profile]
 
@@ -90,6 +92,7 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
             EngineError: a server of `rpc_servers` does not answer.
             ValueError: as `llama_cpp.Llama`.
         """
+        self._turn = Turn()
         model_path = resolve(model_path)
         library.load()
         self._rpc_servers = rpc.add_servers(rpc_servers)
@@ -163,12 +166,17 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
         return binding.asked_positions(self) if fits is None else fits
 
     def create_completion(self, *args: Any, **kwargs: Any) -> Any:
-        """As llama_cpp.Llama.create_completion. Raises ContextError if the prompt does not fit n_ctx."""
+        """As llama_cpp.Llama.create_completion. Raises ContextError if the prompt does not fit n_ctx.
+
+        Calls of other threads wait until this one, or its stream, is over. A stream that is left open ends with the
+        next call of its thread, and raises EngineError where it is resumed after that.
+        """
         try:
-            answer = super().create_completion(*args, **kwargs)
+            with contextlib.nullcontext() if kwargs.get("stream") else self._turn.call():
+                answer = super().create_completion(*args, **kwargs)
         except ValueError as error:
             raise _of_window(error, self.n_ctx()) from error
-        return answer if isinstance(answer, dict) else _within_window(answer, self.n_ctx())
+        return answer if isinstance(answer, dict) else self._turn.stream(_within_window(answer, self.n_ctx()))
 
     def eval(self, tokens: Sequence[int]) -> None:
         """As llama_cpp.Llama.eval: decode tokens at the next positions.
@@ -177,7 +185,7 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
         hold more than budget and tail. Raises ContextError if the tokens do not fit n_ctx, EngineError if `n_tokens`
         was set back into compressed tokens, or if an RPC server is lost.
         """
-        with rpc.watch(self.ctx, self._rpc_servers, self._n_lost):
+        with self._turn.call(), rpc.watch(self.ctx, self._rpc_servers, self._n_lost):
             if tokens:
                 self._restored_logits = None
             if self._reader is None:
@@ -189,7 +197,15 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
     def generate(
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> Generator[int, Optional[Sequence[int]], None]:
-        """As llama_cpp.Llama.generate. With a profile, the cache is compressed once the prompt is decoded."""
+        """As llama_cpp.Llama.generate. With a profile, the cache is compressed once the prompt is decoded.
+
+        Other calls wait for it, or end it, as for a stream of create_completion.
+        """
+        return self._turn.stream(self._generate(tokens, *args, **kwargs))
+
+    def _generate(
+        self, tokens: Sequence[int], *args: Any, **kwargs: Any
+    ) -> Generator[int, Optional[Sequence[int]], None]:
         if self._reader is None:
             yield from super().generate(tokens, *args, **kwargs)
             return
@@ -217,7 +233,7 @@ def _of_window(error: ValueError, n_ctx: int) -> ValueError:
     return error if n_tokens is None else too_long(n_tokens, n_ctx)
 
 
-def _within_window(chunks: Iterator[Any], n_ctx: int) -> Iterator[Any]:
+def _within_window(chunks: Iterator[Any], n_ctx: int) -> Generator[Any, None, None]:
     try:
         yield from chunks
     except ValueError as error:
