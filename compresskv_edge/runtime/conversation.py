@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from .prefill import Reader
 from .prompt import Message, Prompt, common_prefix
 from .session import session
 from .tokens import checked
+from .turn import Turn
 
 if TYPE_CHECKING:
     _Base = Any
@@ -32,6 +34,7 @@ class Conversing(_Base):
 
     input_ids: npt.NDArray[np.intc]  # of the base class
     _reader: Optional[Reader]
+    _turn: Turn
     _rendered: Optional[Prompt] = None  # the last one that was to run
     _restored_logits: Optional[npt.NDArray[np.float32]] = None  # of the last token, until one is decoded
 
@@ -62,6 +65,10 @@ class Conversing(_Base):
 
         messages: or their prompt, of chat_prompt with the same tools.
         """
+        with contextlib.nullcontext() if kwargs.get("stream") else self._turn.call():
+            return self._chat(messages, *args, **kwargs)
+
+    def _chat(self, messages: Union[List[Any], Prompt], *args: Any, **kwargs: Any) -> Any:
         if isinstance(messages, Prompt):
             options = binding.chat_options(*args, **kwargs)
             return self.run_chat(chat.prepare(messages, options, verbose=self.verbose))
@@ -97,19 +104,31 @@ class Conversing(_Base):
 
     def reset(self) -> None:
         """As llama_cpp.Llama.reset."""
-        super().reset()
-        self._restored_logits = None
+        with self._turn.call():
+            super().reset()
+            self._restored_logits = None
 
     def load_state(self, state: Any) -> None:
         """As llama_cpp.Llama.load_state. Raises ContextError if the state's text does not fit n_ctx."""
-        check_window(state.n_tokens, self.n_ctx())
-        text: npt.NDArray[np.intc] = self.input_ids  # the base class would take the other instance's, of its length
-        super().load_state(state)
-        text[: state.n_tokens] = state.input_ids[: state.n_tokens]
-        self.input_ids = text
-        self._restored_logits = None
-        if self._reader is not None:
-            self._reader.compression.run.recorder.forget()
+        with self._turn.call():
+            check_window(state.n_tokens, self.n_ctx())
+            text: npt.NDArray[np.intc] = self.input_ids  # the base class would take the other instance's, of its length
+            super().load_state(state)
+            text[: state.n_tokens] = state.input_ids[: state.n_tokens]
+            self.input_ids = text
+            self._restored_logits = None
+            if self._reader is not None:
+                self._reader.compression.run.recorder.forget()
+
+    def save_state(self) -> Any:
+        """As llama_cpp.Llama.save_state."""
+        with self._turn.look():
+            return super().save_state()
+
+    def embed(self, *args: Any, **kwargs: Any) -> Any:
+        """As llama_cpp.Llama.embed."""
+        with self._turn.call():
+            return super().embed(*args, **kwargs)
 
     def save_session(self, path: Union[str, os.PathLike[str]]) -> None:
         """Write what was read and said so far to a file (docs/session-format.md), a few MB of a compressed cache.
@@ -119,7 +138,9 @@ class Conversing(_Base):
         """
         if self._reader is not None:
             self._reader.compression.run.must_not_record("save_session")
-        session.capture(self).save(path)
+        with self._turn.look():
+            captured = session.capture(self)
+        captured.save(path)
 
     load_session = session.LoadSession()
 
@@ -152,5 +173,6 @@ class Conversing(_Base):
         tokens = self.tokenize(text.encode()) if isinstance(text, str) else checked(text, self.n_vocab())
         budget = compression.settings.budget if kv_budget is None else kv_budget
         budgets = compression.run.budgets(compression.mean_of(budget, len(tokens)), len(tokens))
-        digest.digest(reader, tokens, digest.Probing(probe, n_questions, seed), budgets)
-        return session.capture(self)
+        with self._turn.call():
+            digest.digest(reader, tokens, digest.Probing(probe, n_questions, seed), budgets)
+            return session.capture(self)

@@ -19,6 +19,7 @@ from .prefill import Reader
 from .protection import named_positions
 from .settings import FULL, Budget, KVSettings
 from .tokens import checked
+from .turn import Turn
 
 if TYPE_CHECKING:
     _Base = Any
@@ -49,6 +50,7 @@ class KVStats:
 class KVControl(_Base):
     """Part of `Llama`, above llama_cpp.Llama."""
 
+    _turn: Turn
     _reader: Optional[Reader] = None  # None: the stock cache
 
     #
@@ -132,8 +134,9 @@ class KVControl(_Base):
         compression = reader.compression
         budget = compression.settings.budget if kv_budget is None else kv_budget
         mean = compression.mean_of(budget, self.n_tokens, evicts=compression.run.policy.evicts)
-        native.protect(self.ctx, compression.protected)
-        compression.run.at_prompt_end(self, mean, force=True)
+        with self._turn.look():
+            native.protect(self.ctx, compression.protected)
+            compression.run.at_prompt_end(self, mean, force=True)
 
     def protect(self, positions: Iterable[Union[int, range]]) -> None:
         """Never evict the tokens at these positions and ranges; they count in the budget.
@@ -147,16 +150,21 @@ class KVControl(_Base):
 
     def kv_begin(self, n_tokens: int) -> None:
         """Forget the text, and announce a prompt of n_tokens that comes by several `eval`: its rows are allocated."""
-        self.reset()
-        binding.remove_from(self, 0)
-        if self._reader is not None:
-            native.prompt_begin(self.ctx, n_tokens)
+        with self._turn.call():
+            self.reset()
+            binding.remove_from(self, 0)
+            if self._reader is not None:
+                native.prompt_begin(self.ctx, n_tokens)
 
     def kv_clear(self) -> None:
         """Forget the text and give the memory of a compressed cache back, of a prompt that was stopped midway as well.
 
         Raises what `eval` and `compress` raise; the cache is empty all the same.
         """
+        with self._turn.call():
+            self._clear()
+
+    def _clear(self) -> None:
         self._forget()
         if self._reader is None:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -30,6 +31,7 @@ from .prefill import Reader
 from .rebase import Rebase
 from .settings import GUIDE_TOKENS, TAIL_TOKENS, KVSettings
 from .tokens import check_bias, checked
+from .turn import Turn
 
 ProfileSource = Union[str, "os.PathLike[str]", Mapping[str, Any], Profile]
 
@@ -99,6 +101,7 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
             EngineError: a server of `rpc_servers` does not answer.
             ValueError: as `llama_cpp.Llama`.
         """
+        self._turn = Turn()
         model_path = resolve(model_path)
         library.load()
         self._rpc_servers = rpc.add_servers(rpc_servers)
@@ -179,7 +182,7 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
         was set back into compressed tokens, or if an RPC server is lost, TokenError for what is no token.
         """
         tokens = checked(tokens, self.n_vocab())
-        with rpc.watch(self.ctx, self._rpc_servers, self._n_lost):
+        with self._turn.call(), rpc.watch(self.ctx, self._rpc_servers, self._n_lost):
             if tokens:
                 self._restored_logits = None
             if self._reader is None:
@@ -193,8 +196,14 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
     ) -> Generator[int, Optional[Sequence[int]], None]:
         """As llama_cpp.Llama.generate. With a profile, the cache is compressed once the prompt is decoded.
 
-        Raises TokenError, also for no tokens at all, and what `eval` raises.
+        Other calls wait for it, or end it, as for a stream of create_completion. Raises TokenError, also for no tokens
+        at all, and what `eval` raises.
         """
+        return self._turn.stream(self._generate(tokens, *args, **kwargs))
+
+    def _generate(
+        self, tokens: Sequence[int], *args: Any, **kwargs: Any
+    ) -> Generator[int, Optional[Sequence[int]], None]:
         tokens = checked(tokens, self.n_vocab())
         if not tokens:
             raise TokenError("the prompt is empty: give at least one token")
@@ -209,16 +218,19 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
     def create_completion(self, prompt: Union[str, List[int]], *args: Any, **kwargs: Any) -> Any:
         """As llama_cpp.Llama.create_completion.
 
-        Raises ContextError if the prompt does not fit n_ctx, TokenError for a token or a logit_bias of no token.
+        Calls of other threads wait until this one, or its stream, is over. A stream that is left open ends with the
+        next call of its thread, and raises EngineError where it is resumed after that. Raises ContextError if the
+        prompt does not fit n_ctx, TokenError for a token or a logit_bias of no token.
         """
         check_bias(kwargs.get("logit_bias") or {}, self.n_vocab())
         if not isinstance(prompt, str):
             prompt = checked(prompt, self.n_vocab())
         try:
-            answer = super().create_completion(prompt, *args, **kwargs)
+            with contextlib.nullcontext() if kwargs.get("stream") else self._turn.call():
+                answer = super().create_completion(prompt, *args, **kwargs)
         except ValueError as error:
             raise _of_window(error, self.n_ctx()) from error
-        return answer if isinstance(answer, dict) else _within_window(answer, self.n_ctx())
+        return answer if isinstance(answer, dict) else self._turn.stream(_within_window(answer, self.n_ctx()))
 
     def close(self) -> None:
         """As llama_cpp.Llama.close; also after a constructor that raised."""
@@ -239,7 +251,7 @@ def _of_window(error: ValueError, n_ctx: int) -> ValueError:
     return error if n_tokens is None else too_long(n_tokens, n_ctx)
 
 
-def _within_window(chunks: Iterator[Any], n_ctx: int) -> Iterator[Any]:
+def _within_window(chunks: Iterator[Any], n_ctx: int) -> Generator[Any, None, None]:
     try:
         yield from chunks
     except ValueError as error:

@@ -126,7 +126,9 @@ class LoadSession:
                 return open_session(cls, source, *args, **options)
             if args or options:
                 raise SessionError("an instance has its model already: llm.load_session(path), without more arguments")
-            restore(llm, _load(source))
+            loaded = _load(source)
+            with llm._turn.call():
+                restore(llm, loaded)
             return llm
 
         return load_session
