@@ -10,7 +10,7 @@ import pytest
 
 from compresskv_edge import Llama
 from compresskv_edge.errors import EngineError
-from compresskv_edge.runtime.turn import Turn
+from compresskv_edge.runtime.turn import CacheTurn
 
 OPTIONS: dict[str, Any] = {"max_tokens": 6, "temperature": 0}
 PROMPTS = [[65 + (i * k) % 20 for i in range(150)] for k in (1, 3, 7, 11)]
@@ -65,7 +65,7 @@ def test_a_stream_may_move_from_thread_to_thread(load: Callable[..., Llama], alo
 
 
 def test_another_thread_waits_for_the_end_of_a_stream() -> None:
-    turn, order = Turn(), []
+    turn, order = CacheTurn(), []
     stream = turn.stream(i for i in range(2))
     next(stream)
 
@@ -84,7 +84,7 @@ def test_another_thread_waits_for_the_end_of_a_stream() -> None:
 
 
 def test_a_failed_call_gives_its_turn_back() -> None:
-    turn = Turn()
+    turn = CacheTurn()
 
     def fails() -> Any:
         yield 1

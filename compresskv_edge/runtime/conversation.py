@@ -19,7 +19,7 @@ from .prefill import Reader
 from .prompt import Message, Prompt, common_prefix
 from .session import session
 from .tokens import checked
-from .turn import Turn
+from .turn import CacheTurn
 
 if TYPE_CHECKING:
     _Base = Any
@@ -34,7 +34,7 @@ class Conversing(_Base):
 
     input_ids: npt.NDArray[np.intc]  # of the base class
     _reader: Optional[Reader]
-    _turn: Turn
+    _turn: CacheTurn
     _rendered: Optional[Prompt] = None  # the last one that was to run
     _restored_logits: Optional[npt.NDArray[np.float32]] = None  # of the last token, until one is decoded
 

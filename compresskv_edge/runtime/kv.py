@@ -19,7 +19,7 @@ from .prefill import Reader
 from .protection import named_positions
 from .settings import FULL, Budget, KVSettings
 from .tokens import checked
-from .turn import Turn
+from .turn import CacheTurn
 
 if TYPE_CHECKING:
     _Base = Any
@@ -50,7 +50,7 @@ class KVStats:
 class KVControl(_Base):
     """Part of `Llama`, above llama_cpp.Llama."""
 
-    _turn: Turn
+    _turn: CacheTurn
     _reader: Optional[Reader] = None  # None: the stock cache
 
     #

@@ -31,7 +31,7 @@ from .prefill import Reader
 from .rebase import Rebase
 from .settings import GUIDE_TOKENS, TAIL_TOKENS, KVSettings
 from .tokens import check_bias, checked
-from .turn import Turn
+from .turn import CacheTurn
 
 ProfileSource = Union[str, "os.PathLike[str]", Mapping[str, Any], Profile]
 
@@ -101,7 +101,7 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
             EngineError: a server of `rpc_servers` does not answer.
             ValueError: as `llama_cpp.Llama`.
         """
-        self._turn = Turn()
+        self._turn = CacheTurn()
         model_path = resolve(model_path)
         library.load()
         self._rpc_servers = rpc.add_servers(rpc_servers)

@@ -26,7 +26,7 @@ class _Hold:
         return self.running or self.thread != threading.get_ident()
 
 
-class Turn:
+class CacheTurn:
     """Calls of one thread may call each other; those of other threads wait until a call, or a whole stream, is over."""
 
     def __init__(self) -> None:
