@@ -190,3 +190,23 @@ def test_a_second_document_stands_before_the_next_question(talk: Any) -> None:
     assert ask(chat, "Which code opens the copper lantern?").rstrip(".") == "2085"
     assert ask(chat, FACTS[3].question).rstrip(".") == FACTS[3].answer, "the first one is still there"
     assert sum(more[:40] in message["content"] for message in chat.messages) == 1
+
+
+def test_the_reading_of_the_document_has_its_own_seconds(talk: Any) -> None:
+    chat = talk()
+    chat.read_ahead()
+    ask(chat, FACTS[0].question)
+    assert chat.timing.reading_seconds > 0
+    assert chat.timing.prompt_seconds > 0
+    ask(chat, FACTS[1].question)
+    assert chat.timing.reading_seconds == 0, "it was read for the first question"
+
+
+def test_chats_without_a_seed_differ(talk: Any) -> None:
+    llm = talk().llm
+    Conversation(llm)
+    first = llm._seed
+    Conversation(llm)
+    assert llm._seed != first
+    Conversation(llm, sampling={"seed": 7})  # the answers' own, as the user chose it
+    assert llm._seed != first

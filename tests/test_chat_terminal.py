@@ -212,7 +212,8 @@ def test_questions_on_the_command_line(folder: Path) -> None:
     assert [a.rstrip(".") for a in pipe(folder, "", *asked).stdout.splitlines()] == [FACTS[0].answer, FACTS[2].answer]
     results = json.loads(pipe(folder, "", *asked, "--json").stdout)
     assert [result["answer"].rstrip(".") for result in results] == [FACTS[0].answer, FACTS[2].answer]
-    assert results[0]["kv_bytes"] < results[0]["kv_bytes_stock"]
+    assert results[0]["kv_bytes"] < results[0]["kv_bytes_full"] < results[0]["kv_bytes_stock"]
+    assert results[0]["reading_seconds"] > 0
     assert mean(results[1]["n_tokens_kept"]) < 200 < 800 < results[1]["n_tokens"]
 
 

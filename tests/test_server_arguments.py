@@ -35,6 +35,12 @@ def test_defaults_are_for_a_long_chat_at_home():
     assert (model.kv_profile, model.n_ctx, model.flash_attn, model.logits_all) == ("auto", 0, True, False)
 
 
+def test_threads_are_those_of_prompts_too_unless_told_otherwise():
+    for more, n_batch in (([], 1), (["--n_threads_batch", "3"], 3)):
+        _, (model,) = parse(["x.gguf", "--n_threads", "1", *more])
+        assert (model.n_threads, model.n_threads_batch) == (1, n_batch)
+
+
 @pytest.mark.parametrize(("text", "budget"), [("256", 256), ("0.25", 0.25), ("1.0", 1.0)])
 def test_budget_is_tokens_or_a_fraction(text, budget):
     _, (model,) = parse(["x.gguf", "--kv-budget", text])

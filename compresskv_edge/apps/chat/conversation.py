@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Timing:
     n_generated: int = 0
     n_timed: int = 0
     prompt_seconds: float = 0.0
+    reading_seconds: float = 0.0  # of the document, before its question was run
     answer_seconds: float = 0.0
     stopped: bool = False
 
@@ -62,9 +64,12 @@ class Conversation:
         self.fresh = fresh
         self.snapshot = Snapshot()
         self._is_bounded = False  # the document does not fit the memory
+        self._reading_seconds = 0.0  # before the question that comes next
         self.n_expected = self.n_cached = 0  # tokens of the prompt at hand, and of it in the cache: for a progress bar
         self.system = system
         self.sampling = dict(sampling or {})
+        if self.sampling.get("seed") is None:
+            llm.set_seed(secrets.randbits(32))  # the binding's default is the same in every process
         self.document = document
         self.timing = Timing()
         self.stop = Stop()
@@ -121,6 +126,13 @@ class Conversation:
         """Run what comes before the next question, see `read_ahead`."""
         if not tokens:
             return 0
+        start = time.perf_counter()
+        try:
+            return self._read_all(tokens)
+        finally:
+            self._reading_seconds += time.perf_counter() - start
+
+    def _read_all(self, tokens: list[int]) -> int:
         self._check_fits(len(tokens))
         self._is_bounded = self.llm.kv_prefill_of(len(tokens)) != "full"
         if self._is_bounded:
@@ -281,6 +293,8 @@ class Conversation:
                 n_generated=n_now - self.n_expected + 1 if begun else 0,  # the last one is not decoded
                 n_timed=n_now - n_first if begun else 0,
                 prompt_seconds=first - start,
+                reading_seconds=self._reading_seconds,
                 answer_seconds=time.perf_counter() - first,
                 stopped=self.stop.requested,
             )
+            self._reading_seconds = 0.0

@@ -154,7 +154,9 @@ def answer_all(chat: Conversation, questions: Iterable[str]) -> list[dict[str, A
                 "n_tokens": status.n_tokens,
                 "n_tokens_kept": list(status.stats.n_tokens_kept),
                 "kv_bytes": status.kv_bytes,
-                "kv_bytes_stock": status.stock_bytes,
+                "kv_bytes_stock": status.stats.kv_bytes_stock,
+                "kv_bytes_full": status.stock_bytes,
+                "reading_seconds": status.timing.reading_seconds,
                 "prompt_seconds": status.timing.prompt_seconds,
                 "tokens_per_second": status.timing.tokens_per_second,
             }

@@ -86,6 +86,8 @@ class ModelSettings(upstream.ModelSettings):
         # an embedding model has no cache to compress, and other policies measure nothing beforehand
         if (self.embedding or self.kv_policy != "compresskv") and "kv_profile" not in self.model_fields_set:
             self.kv_profile = None
+        if "n_threads" in self.model_fields_set and "n_threads_batch" not in self.model_fields_set:
+            self.n_threads_batch = self.n_threads  # the binding's default for prompts is every core
         if self._is_stock and self.kv_budget is not None:
             raise ValueError(f"kv_budget={self.kv_budget!r} needs a kv_profile, and kv_profile is none")
         return self
