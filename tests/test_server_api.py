@@ -15,6 +15,7 @@ FACT = "The secret code of the amber lantern is 4817. "
 HAY = "The survey confirms the limits of the first experiment, and no further comment is made. "
 QUESTION = "Which code opens the amber lantern?"
 PICTURE = {"type": "image_url", "image_url": {"url": "x"}}
+LIMITED = {"type": "integer", "maximum": 3}
 TOOLS = [
     {
         "type": "function",
@@ -148,6 +149,13 @@ def test_models(client):
         ({"extra_body": {"repeat_penalty": 1e300}}, None, "repeat_penalty"),
         ({"logit_bias": {"999999": 1}}, None, "logit_bias"),
         ({"logit_bias": {"-1": 1}}, None, "logit_bias"),
+        ({"logit_bias": {"the": 1}}, None, "logit_bias"),
+        ({"max_tokens": 0}, None, "max_tokens is 0"),
+        ({"logprobs": True}, None, "--logits_all"),
+        ({"response_format": {"type": "json_schema"}}, None, "json_schema.schema"),
+        ({"response_format": {"type": "json_object", "schema": LIMITED}}, None, "schema.maximum"),
+        ({"response_format": {"type": "json_object", "schema": {"$ref": "#"}}}, None, "enforced"),
+        ({"tools": TOOLS * 2, "tool_choice": "required"}, None, "several tools"),
         ({"messages": [{"role": "user", "content": [PICTURE]}]}, None, "text only"),
         ({"extra_body": {"grammar": "root ::= ("}, "stream": True}, None, "grammar"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "no"}}}, None, "not found in tools"),
@@ -178,6 +186,43 @@ def test_null_is_the_default(client):
     nulls = dict.fromkeys(("frequency_penalty", "presence_penalty", "seed", "top_p", "stop", "logit_bias"))
     extra = {"extra_body": {"top_k": None, "mirostat_mode": None}}
     assert ask(client, document(1), **nulls, **extra).choices[0].finish_reason in ("stop", "length")
+
+
+def test_parse_by_a_schema(client):
+    schema = {"name": "code", "strict": True, "schema": {**TOOLS[0]["function"]["parameters"], "title": "Code"}}
+    answer = ask(client, document(5), response_format={"type": "json_schema", "json_schema": schema}, max_tokens=40)
+    assert isinstance(json.loads(answer.choices[0].message.content)["code"], int)
+
+
+def test_a_tool_is_required(client):
+    call = (
+        ask(client, document(10), tools=TOOLS, tool_choice="required", max_tokens=40).choices[0].message.tool_calls[0]
+    )
+    assert isinstance(json.loads(call.function.arguments)["code"], int)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "n_prompt"), [("", 1), ([1, 65, 66], 3), ([[1, 65]], 2), (["The secret"], None), ([[]], None)]
+)
+def test_prompts_in_all_forms(http, prompt, n_prompt):
+    answer = http.post("v1/completions", json={"prompt": prompt, "max_tokens": 2})
+    assert answer.status_code == (400 if prompt == [[]] else 200)
+    assert n_prompt in (None, answer.json().get("usage", {}).get("prompt_tokens"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"), [([65, 3072], "3071"), ([-1], "3071"), (["a", "b"], "2 prompts"), ([[65], [66]], "2 prompts")]
+)
+def test_prompts_that_are_none(http, prompt, words):
+    answer = http.post("v1/completions", json={"prompt": prompt, "max_tokens": 2})
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("input_", ["", [], ["a", ""]])
+def test_nothing_to_embed(http, input_):
+    answer = http.post("v1/embeddings", json={"input": input_})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input")
 
 
 @pytest.mark.parametrize("body", [{"messages": [{"role": []}]}, {"messages": [{"role": "user"}], "model": []}])
