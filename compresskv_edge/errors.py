@@ -42,6 +42,10 @@ class TokenError(CompressKVError, ValueError):
     """A token id that the model's vocabulary does not have."""
 
 
+class SchemaError(CompressKVError, ValueError):
+    """A JSON schema that no answer can be held to, or in part only."""
+
+
 class CalibrationError(CompressKVError, ValueError):
     """A model or text that a profile cannot be calibrated on, or a calibration that was not allowed."""
 

@@ -13,6 +13,7 @@ TOOL = {
     "function": {"name": "open_lantern", "description": "Open it.", "parameters": {"type": "object"}},
 }
 TOOLS = [TOOL]
+LIMITED = {"type": "integer", "maximum": 3}
 WORDS = [{"role": "user", "content": "The secret code of the amber lantern is 4817. Which code opens it?"}]
 
 
@@ -56,6 +57,13 @@ def ask(client, **more):
         ({"extra_body": {"repeat_penalty": 1e300}}, None, "repeat_penalty"),
         ({"logit_bias": {"999999": 1}}, None, "logit_bias"),
         ({"logit_bias": {"-1": 1}}, None, "logit_bias"),
+        ({"logit_bias": {"the": 1}}, None, "logit_bias"),
+        ({"max_tokens": 0}, None, "max_tokens is 0"),
+        ({"logprobs": True}, None, "--logits_all"),
+        ({"response_format": {"type": "json_schema"}}, None, "json_schema.schema"),
+        ({"response_format": {"type": "json_object", "schema": LIMITED}}, None, "schema.maximum"),
+        ({"response_format": {"type": "json_object", "schema": {"$ref": "#"}}}, None, "enforced"),
+        ({"tools": TOOLS * 2, "tool_choice": "required"}, None, "several tools"),
         ({"messages": [{"role": "user", "content": [PICTURE]}]}, None, "text only"),
         ({"extra_body": {"grammar": "root ::= ("}, "stream": True}, None, "grammar"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "no"}}}, None, "not found in tools"),

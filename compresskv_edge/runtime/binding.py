@@ -9,13 +9,14 @@ import contextlib
 import ctypes
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Dict, List, Optional, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ..engine import library
+from ..errors import SchemaError
 
 library.offer()
 
@@ -174,6 +175,17 @@ def pieces(llm: Any, tokens: Sequence[int]) -> List[bytes]:
     return [known[int(token)] for token in tokens]
 
 
+def control_texts(llm: Any) -> List[str]:
+    """How the control tokens of a model are spelled; asked once, a vocabulary is large."""
+    known: Optional[List[str]] = llm.__dict__.get("_control_texts")
+    if known is None:
+        vocab = _vocab(llm)
+        ids = [token for token in range(llm.n_vocab()) if llama_cpp.llama_vocab_is_control(vocab, token)]
+        known = [piece.decode("utf-8", errors="ignore") for piece in pieces(llm, ids)]
+        llm.__dict__["_control_texts"] = known
+    return known
+
+
 def _piece(llm: Any, token: int) -> bytes:
     if not isinstance(llm.tokenizer_, llama_cpp.LlamaTokenizer):
         return bytes(llm.detokenize([token], special=True))
@@ -260,14 +272,19 @@ def chat_options(*args: Any, **kwargs: Any) -> Dict[str, Any]:
     return {name: value for name, value in bound.arguments.items() if name not in ("self", "messages")}
 
 
-def json_grammar(response_format: Mapping[str, Any], *, verbose: bool) -> Any:
+def json_grammar(*, verbose: bool) -> Any:
     """The grammar of an answer in JSON."""
-    return llama_chat_format._grammar_for_response_format(response_format, verbose=verbose)
+    return llama_chat_format._grammar_for_json(verbose=verbose)
 
 
 def schema_grammar(schema: str, *, verbose: bool) -> Any:
-    """The grammar of a tool's arguments; of any JSON for a schema that the binding cannot translate."""
-    return llama_chat_format._grammar_for_json_schema(schema, verbose=verbose)
+    """The grammar of answers that obey a schema. Raises SchemaError where the binding cannot translate it."""
+    try:
+        return llama_chat_format._grammar_for_json_schema(schema, verbose=verbose, fallback_to_json=False)
+    except Exception as error:  # assertions, a KeyError for a recursive $ref, and more
+        raise SchemaError(
+            f"the schema cannot be enforced, leave this out: {str(error) or type(error).__name__:.200}"
+        ) from error
 
 
 def grammar_parses(llm: LoadedModel, grammar: Any) -> bool:

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
-from . import binding
+from . import binding, schema
 from .binding import LoadedModel
+from .forged import StandIns
+from .history import for_template
 from .prompt import Message, Prompt, located
 
 TEMPLATE_OPTIONS = ("functions", "function_call", "tools", "tool_choice")  # which templates put into the prompt
@@ -25,22 +27,30 @@ class ChatCall:
     tool: Optional[str] = None
 
 
-def render(llm: LoadedModel, messages: Sequence[Message], options: Mapping[str, Any]) -> Optional[Prompt]:
+def render(
+    llm: LoadedModel, messages: Sequence[Message], options: Mapping[str, Any], *, special: bool = False
+) -> Optional[Prompt]:
     """The prompt of some messages; None for a chat handler that makes it by itself, as those of images do.
 
-    options: for the template. Raises whatever the template raises.
+    options: for the template. special: what messages spell counts as control tokens too. Raises whatever the template
+    raises.
     """
     formatter = binding.formatter_of(llm)
     if formatter is None:
         return None
     asked = {**dict.fromkeys(TEMPLATE_OPTIONS), **options}
-    response = formatter(messages=list(messages), **asked)
-    tokens = llm.tokenize(response.prompt.encode("utf-8"), add_bos=not response.added_special, special=True)
+    messages = for_template(messages, getattr(formatter, "template", ""))
+    stand_ins = StandIns(messages, () if special else binding.control_texts(llm))
+    response = formatter(messages=stand_ins.hide(messages), **asked)
+    parts = stand_ins.parts(response.prompt)
+    tokens: List[int] = []
+    for i, (part, known) in enumerate(parts):
+        tokens += llm.tokenize(part.encode("utf-8"), add_bos=i == 0 and not response.added_special, special=known)
     stop = response.stop or ()
     return located(
         tokens,
         binding.pieces(llm, tokens),
-        response.prompt,
+        "".join(part for part, _ in parts),
         messages,
         stop=[stop] if isinstance(stop, str) else stop,
         stopping_criteria=response.stopping_criteria,
@@ -53,7 +63,7 @@ def prepare(prompt: Prompt, options: Mapping[str, Any], *, verbose: bool = False
     stop = options["stop"] or []
     chosen = {name: value for name, value in options.items() if name not in _NOT_OF_COMPLETIONS}
     chosen.update(
-        logprobs=options["top_logprobs"] if options["logprobs"] else None,
+        logprobs=(options["top_logprobs"] or 0) if options["logprobs"] else None,
         stop=[*([stop] if isinstance(stop, str) else stop), *prompt.stop],
         stopping_criteria=prompt.stopping_criteria,
         grammar=_grammar(options, tool, verbose=verbose),
@@ -71,10 +81,18 @@ def _grammar(options: Mapping[str, Any], tool: Optional[Mapping[str, Any]], *, v
     """What the answer has to obey: the arguments of a forced tool, JSON, or what the caller gave."""
     wanted = options["response_format"]
     if tool is not None:
-        return binding.schema_grammar(json.dumps(tool["function"]["parameters"]), verbose=verbose)
-    if wanted is not None and wanted["type"] == "json_object":
-        return binding.json_grammar(wanted, verbose=verbose)
-    return options["grammar"]
+        function = tool["function"]
+        if function.get("strict"):
+            schema.check(function["parameters"])
+        return binding.schema_grammar(json.dumps(function["parameters"]), verbose=verbose)
+    if wanted is None or wanted["type"] == "text":
+        return options["grammar"]
+    if wanted["type"] == "json_schema":
+        wanted = wanted["json_schema"]
+    if "schema" not in wanted:
+        return binding.json_grammar(verbose=verbose)
+    schema.check(wanted["schema"])
+    return binding.schema_grammar(json.dumps(wanted["schema"]), verbose=verbose)
 
 
 def _forced_tool(options: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
@@ -87,6 +105,10 @@ def _forced_tool(options: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
         choice = older
     elif isinstance(older, dict) and "name" in older:
         choice = {"function": {"name": older["name"]}}
+    if tools and choice == "required":
+        if len(tools) > 1:
+            raise ValueError("tool_choice 'required' with several tools is not supported: name one of them")
+        return dict(tools[0])
     if tools is None or not isinstance(choice, dict):
         return None
     name = choice["function"]["name"]

@@ -33,6 +33,7 @@ class Conversing(_Base):
     """Part of `Llama`, above llama_cpp.Llama."""
 
     input_ids: npt.NDArray[np.intc]  # of the base class
+    special_in_messages = False  # True: a message that spells a control token, `<|im_end|>`, is one: stock's way
     _reader: Optional[Reader]
     _turn: CacheTurn
     _rendered: Optional[Prompt] = None  # the last one that was to run
@@ -58,7 +59,7 @@ class Conversing(_Base):
         template knows. None for chat handlers that make the prompt themselves, such as those of images. Raises what
         the template raises.
         """
-        return chat.render(self, messages, template_options)
+        return chat.render(self, messages, template_options, special=self.special_in_messages)
 
     def create_chat_completion(self, messages: Union[List[Any], Prompt], *args: Any, **kwargs: Any) -> Any:
         """As llama_cpp.Llama.create_chat_completion. With a profile, the system prompt is never evicted.

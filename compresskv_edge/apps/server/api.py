@@ -13,7 +13,6 @@ import anyio
 import numpy as np
 from anyio.streams.memory import MemoryObjectSendStream
 from fastapi import APIRouter, Request, Response
-from llama_cpp.server.types import CreateEmbeddingRequest
 from sse_starlette.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -24,7 +23,7 @@ from .leaving import while_there
 from .load import Aborted, SlotLlama
 from .models import Models
 from .plain import PlainRoute
-from .requests import ChatRequest, CompletionRequest
+from .requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from .slot import SlotProgress
 
 _json = partial(json.dumps, default=float)  # log-probabilities are NumPy's
@@ -53,7 +52,7 @@ async def create_completion(request: Request, body: CompletionRequest) -> Respon
 
 
 @router.post("/v1/embeddings", summary="Embedding", tags=["OpenAI V1"])
-async def create_embedding(request: Request, body: CreateEmbeddingRequest) -> Response:
+async def create_embedding(request: Request, body: EmbeddingRequest) -> Response:
     """Vectors of texts, by a model that was loaded with --embedding true."""
     models: Models = request.app.state.models
     async with models.use(body.model) as pool:

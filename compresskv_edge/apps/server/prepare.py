@@ -13,8 +13,8 @@ from fastapi import HTTPException
 from llama_cpp.server.app import prepare_request_resources
 from pydantic import ValidationError
 
-from ...errors import TokenError
-from ...runtime.tokens import check_bias
+from ...errors import SchemaError, TokenError
+from ...runtime.tokens import check_bias, checked
 from .errors import ApiError, cannot, context_length_exceeded
 from .generate import Call
 from .load import SlotLlama
@@ -41,6 +41,8 @@ def chat(llama: SlotLlama, body: ChatRequest, name: str) -> Prepared:
         messages = [_plain(index, message) for index, message in enumerate(messages)]
     try:
         ready = llama.prepare_chat(messages, **kwargs)
+    except SchemaError as error:
+        raise ApiError(400, str(error), param="response_format" if body.response_format else "tools") from error
     except _BAD_REQUEST as error:
         raise cannot("the chat template cannot render these messages", error, param="messages") from error
     if ready is None:  # such a handler makes the prompt where it runs
@@ -52,7 +54,9 @@ def chat(llama: SlotLlama, body: ChatRequest, name: str) -> Prepared:
 def completion(llama: SlotLlama, body: CompletionRequest, name: str) -> Prepared:
     """Raises ApiError 400 for what cannot be answered."""
     kwargs = _arguments(llama, body, name)
-    tokens = _tokens(llama, str(body.prompt))
+    tokens = _prompt_tokens(llama, body.prompt)
+    if not body.prompt or not isinstance(body.prompt, str):
+        kwargs["prompt"] = tokens
     _check(llama, tokens, kwargs)
     return Prepared(np.asarray(tokens, dtype=np.int32), lambda slot: slot.create_completion(**kwargs))
 
@@ -67,6 +71,8 @@ def chat_tokens(llama: SlotLlama, messages: List[Dict[str, Any]]) -> npt.NDArray
 
 def _arguments(llama: SlotLlama, body: Union[ChatRequest, CompletionRequest], name: str) -> Dict[str, Any]:
     kwargs = {**body.model_dump(exclude=NOT_ARGUMENTS), "model": name}
+    if isinstance(body, ChatRequest) and body.response_format is not None:
+        kwargs["response_format"] = body.response_format.model_dump(by_alias=True, exclude_none=True)
     try:
         prepare_request_resources(body, lambda _: llama, name, kwargs)
     except HTTPException:
@@ -91,6 +97,17 @@ def _plain(index: int, message: Dict[str, Any]) -> Dict[str, Any]:
                 param="messages",
             )  # fmt: skip
     return {**message, "content": "".join(part["text"] for part in parts)}
+
+
+def _prompt_tokens(llama: SlotLlama, prompt: Any) -> List[int]:
+    """Of a text, or tokens that the client made."""
+    try:
+        tokens = checked(prompt, llama.n_vocab()) if isinstance(prompt, list) else _tokens(llama, prompt)
+        checked(tokens or [-1], llama.n_vocab())
+    except TokenError as error:
+        empty = "the prompt is empty, and this model has no start token"
+        raise ApiError(400, str(error) if prompt else empty, param="prompt") from error
+    return tokens
 
 
 def _tokens(llama: SlotLlama, text: str) -> List[int]:

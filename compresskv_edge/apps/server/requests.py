@@ -2,9 +2,9 @@
 
 # no `from __future__ import annotations`: pydantic evaluates the annotations
 
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Literal, Optional, Union
 
-from llama_cpp.server.types import CreateChatCompletionRequest, CreateCompletionRequest
+from llama_cpp.server.types import CreateChatCompletionRequest, CreateCompletionRequest, CreateEmbeddingRequest
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 _LARGEST, _LARGEST_SEED = 2**31 - 1, 2**32 - 1  # int32_t and uint32_t
@@ -14,6 +14,37 @@ class StreamOptions(BaseModel):
     """As OpenAI's."""
 
     include_usage: bool = Field(default=False, description="Whether the last chunk carries the usage, with no choices.")
+
+
+class JsonSchema(BaseModel):
+    """As OpenAI's: what the answer obeys. The grammar holds it to the schema whether `strict` or not."""
+
+    schema_: Optional[Dict[str, Any]] = Field(default=None, alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """As OpenAI's, and llama-cpp-python's `schema` beside json_object."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: Optional[JsonSchema] = None
+    schema_: Optional[Dict[str, Any]] = Field(default=None, alias="schema")
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> "ResponseFormat":
+        if self.type == "json_schema" and (self.json_schema is None or self.json_schema.schema_ is None):
+            raise ValueError("json_schema.schema is missing")
+        return self
+
+
+class EmbeddingRequest(CreateEmbeddingRequest):
+    """POST /v1/embeddings."""
+
+    @field_validator("input", mode="after")
+    @classmethod
+    def _some_text(cls, value: Union[str, List[str]]) -> Union[str, List[str]]:
+        if not value or (isinstance(value, list) and not all(value)):
+            raise ValueError("an input is empty: send texts of one character or more")
+        return value
 
 
 class _Beyond(BaseModel):
@@ -35,6 +66,12 @@ class _Beyond(BaseModel):
                 raise ValueError(f"{name} is {value}, which no sampler can hold")
         return self
 
+    @model_validator(mode="after")
+    def _room_for_an_answer(self) -> "_Beyond":
+        if getattr(self, "max_tokens", None) == 0:
+            raise ValueError("max_tokens is 0: use 1 or more, or leave it out")
+        return self
+
     @property
     def include_usage(self) -> bool:
         """Whether a stream ends with the usage."""
@@ -44,12 +81,17 @@ class _Beyond(BaseModel):
 class CompletionRequest(_Beyond, CreateCompletionRequest):
     """POST /v1/completions."""
 
+    prompt: Union[str, List[int], List[str], List[List[int]]] = Field(default="", description="A text or its tokens.")
+
     @field_validator("prompt", mode="after")
     @classmethod
-    def _one_prompt(cls, value: Union[str, List[str]]) -> str:
-        if isinstance(value, list) and len(value) > 1:
-            raise ValueError(f"prompt has {len(value)} texts: send one a request")
-        return value if isinstance(value, str) else "".join(value)
+    def _one_prompt(cls, value: Any) -> Union[str, List[int]]:
+        """OpenAI's lists of one prompt; [1, 2] is one of two tokens."""
+        if not isinstance(value, list) or (value and isinstance(value[0], int)):
+            return value
+        if len(value) != 1:
+            raise ValueError(f"{len(value)} prompts in one request: send one a request")
+        return value[0]  # type: ignore[no-any-return]
 
 
 class ChatRequest(_Beyond, CreateChatCompletionRequest):
@@ -57,6 +99,8 @@ class ChatRequest(_Beyond, CreateChatCompletionRequest):
 
     messages: List[Dict[str, Any]] = Field(min_length=1, description="The conversation.")
     max_completion_tokens: Optional[int] = Field(default=None, ge=1, description="OpenAI's newer name of max_tokens.")
+
+    response_format: Optional[ResponseFormat] = Field(default=None, description="As OpenAI's: JSON, or by a schema.")
 
     @model_validator(mode="after")
     def _readable(self) -> "ChatRequest":
