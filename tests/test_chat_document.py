@@ -95,6 +95,23 @@ def test_errors_name_the_file_and_the_remedy(name: str, make: object, said: str,
     assert name in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.docx", "a document of a word processor"), ("a.XLSX", "a spreadsheet"), ("a.epub", "an e-book")],
+)
+def test_other_kinds_are_refused_by_name(name: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04 text all the same")
+    with pytest.raises(ChatError, match=rf"{name}' is {kind}, which the chat does not read: save it as \.pdf"):
+        read_document(tmp_path / name)
+
+
+def test_pages_without_text_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read_document(write_pdf(tmp_path / "full.pdf", ["One.", "Two."]))
+    assert not caplog.text
+    read_document(write_pdf(tmp_path / "half.pdf", ["One.", "", ""]))
+    assert "half.pdf: 2 of 3 pages hold no text" in caplog.text
+
+
 def test_a_file_larger_than_any_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compresskv_edge.apps.chat.document._MAX_BYTES", 10)
     (tmp_path / "long.txt").write_text("x" * 11)

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import pypdf
 import pytest
 from test_chat_document import write_pdf
 
@@ -80,6 +81,21 @@ def test_errors_of_the_parser_are_for_the_log(reader, caplog):
     said = both(b"%PDF", Limits())
     assert said == "is no PDF that pypdf can read: convert it to text"
     assert "ValueError: the inner life of pypdf" in caplog.text
+
+
+def test_without_cryptography_an_encrypted_one_names_the_extra(reader):
+    reader("class DependencyError(Exception): pass\nraise DependencyError('cryptography>=3.1 is required')")
+    assert both(b"%PDF", Limits()).endswith(
+        'is encrypted with AES and needs cryptography to be read: pip install "compresskv-edge[chat]"'
+    )
+
+
+def test_an_encrypted_one_that_opens_without_a_password(tmp_path):
+    pytest.importorskip("cryptography")
+    writer = pypdf.PdfWriter(clone_from=write_pdf(tmp_path / "x.pdf", ["One."]))
+    writer.encrypt("", owner_password="secret", algorithm="AES-256")
+    writer.write(tmp_path / "aes.pdf")
+    assert pages_of((tmp_path / "aes.pdf").read_bytes()) == ["One."]
 
 
 def test_a_folder_of_modules_is_not_imported_from(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from ...errors import ChatError, EngineError
 from ...runtime.llama import Llama
 from ...runtime.prompt import Prompt, common_prefix
 from ...runtime.session.snapshot import Snapshot
+from . import template
 from .document import Document
 from .interrupt import Stop
 
@@ -127,10 +128,9 @@ class Conversation:
         if not tokens:
             return 0
         start = time.perf_counter()
-        try:
-            return self._read_all(tokens)
-        finally:
-            self._reading_seconds += time.perf_counter() - start
+        n_read = self._read_all(tokens)
+        self._reading_seconds += time.perf_counter() - start
+        return n_read
 
     def _read_all(self, tokens: list[int]) -> int:
         self._check_fits(len(tokens))
@@ -238,7 +238,7 @@ class Conversation:
         return list(prompt.tokens[:n_shared])
 
     def _prompt(self, question: str) -> Optional[Prompt]:
-        return self.llm.chat_prompt([*self.messages, self._message(question)])
+        return template.render(self.llm, [*self.messages, self._message(question)])
 
     def _check_fits(self, n_tokens: int) -> None:
         n_ctx = self.llm.n_ctx()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,17 @@ from typing import Any
 from ...errors import ChatError
 from .pdf import pages_of
 
+_log = logging.getLogger(__name__)
 _PAGE_BREAK = "\n\n"
 _MAX_BYTES = 256 << 20
+_OTHERS = {  # by their ends: what they hold is no text
+    **dict.fromkeys((".doc", ".docx", ".odt", ".rtf", ".pages"), "a document of a word processor"),
+    **dict.fromkeys((".xls", ".xlsx", ".ods", ".numbers"), "a spreadsheet"),
+    **dict.fromkeys((".ppt", ".pptx", ".odp"), "a presentation"),
+    **dict.fromkeys((".epub", ".mobi", ".azw3"), "an e-book"),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff"), "a picture"),
+    **dict.fromkeys((".zip", ".gz", ".tar", ".7z"), "an archive"),
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,9 @@ def is_pdf(name: str) -> bool:
 
 def of_text(name: str, content: bytes) -> Document:
     """The bytes of a text file. ChatError says what is wrong with it, and fits after its name."""
+    kind = _OTHERS.get(Path(name).suffix.lower())
+    if kind is not None:
+        raise ChatError(f"is {kind}, which the chat does not read: save it as .pdf or as UTF-8 text")
     try:
         text = content.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -74,6 +87,12 @@ def of_pages(name: str, pages: list[str]) -> Document:
     """The texts of a PDF's pages. ChatError as in `of_text`."""
     if not any(pages):
         raise ChatError("holds no text: its pages are pictures: run OCR on it first, for example ocrmypdf")
+    n_empty = sum(not page for page in pages)
+    if n_empty:
+        _log.warning(
+            "%s: %d of %d pages hold no text, they may be pictures: run OCR on it first, for example ocrmypdf",
+            *(name, n_empty, len(pages)),
+        )
     return _join(name, pages)
 
 

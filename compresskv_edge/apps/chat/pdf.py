@@ -24,11 +24,12 @@ from ...errors import ChatError
 
 _log = logging.getLogger(__name__)
 _MAX_TEXT_CHARS = 64 << 20  # more than any context
-_LOCKED, _UNREADABLE, _MISSING, _TOO_LARGE = 3, 4, 5, 6  # exit statuses
+_LOCKED, _UNREADABLE, _MISSING, _TOO_LARGE, _NO_CRYPTO = 3, 4, 5, 6, 7  # exit statuses
 _SAID = {
     _LOCKED: "is locked with a password: save a copy without one",
     _UNREADABLE: "is no PDF that pypdf can read: convert it to text",
     _MISSING: 'needs pypdf to be read: pip install "compresskv-edge[chat]"',
+    _NO_CRYPTO: 'is encrypted with AES and needs cryptography to be read: pip install "compresskv-edge[chat]"',
     _TOO_LARGE: "takes too much memory to be read: convert it to text",
 }
 
@@ -95,7 +96,7 @@ def main(seconds: str, memory_bytes: str) -> int:
         return _TOO_LARGE
     except Exception as error:  # pypdf meets broken files with errors of many kinds
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return _UNREADABLE
+        return _NO_CRYPTO if type(error).__name__ == "DependencyError" else _UNREADABLE
     if pages is None:
         return _LOCKED
     if sum(map(len, pages)) > _MAX_TEXT_CHARS:
