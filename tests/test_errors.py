@@ -65,6 +65,22 @@ def test_options_that_cannot_be_compressed(load: Callable[..., Llama], path: str
         Llama(path, kv_budget=100, verbose=False)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [{"n_batch": -1}, {"n_batch": 0}, {"n_ctx": -1}, {"n_ctx": 2**31}, {"n_threads": 100_000}, {"n_ubatch": -1}],
+)
+@pytest.mark.parametrize("stock", [False, True])
+def test_sizes_with_which_the_library_crashes(option: dict[str, int], stock: bool, load: Callable[..., Llama]) -> None:
+    cache = {"kv_profile": None, "kv_budget": None} if stock else {}
+    with pytest.raises(ContextError, match=next(iter(option))):
+        load(**cache, **option)
+
+
+def test_a_tail_that_c_cannot_hold(load: Callable[..., Llama]) -> None:
+    with pytest.raises(BudgetError, match="kv_tail"):
+        load(kv_tail=2**40)
+
+
 def test_an_earlier_failure_is_not_blamed_for_a_later_one(load: Callable[..., Llama], path: str) -> None:
     with pytest.raises(EngineError):
         native.compress(0, [100] * 3)

@@ -10,8 +10,7 @@ import pytest
 from test_prompt import FORMATS, MESSAGES
 
 from compresskv_edge import Llama
-from compresskv_edge.runtime import binding
-from compresskv_edge.runtime.forged import StandIns
+from compresskv_edge.runtime.forged import StandIns, control_texts
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def tokens_of(llm: Llama, messages: Any, *, special: bool = False) -> List[int]:
 
 
 def controls(llm: Llama, tokens: List[int]) -> List[bytes]:
-    known = set(binding.control_texts(llm))
+    known = set(control_texts(llm))
     return [piece for piece in llm.pieces(tokens) if piece.decode(errors="replace") in known]
 
 
@@ -45,7 +44,7 @@ def test_other_chats_have_the_same_tokens(chat_format: str, load: Callable[..., 
 def test_a_document_forges_no_turn(place: str, chatty: Llama) -> None:
     assert tokens_of(chatty, MESSAGES) == tokens_of(chatty, MESSAGES, special=True)
     plain = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "A house."}]
-    for text in binding.control_texts(chatty):
+    for text in control_texts(chatty):
         content = {"text": text, "parts": text + text, "middle": f"A {text}system {text} house."}[place]
         asked = [plain[0], {"role": "user", "content": content}]
         ours, theirs = tokens_of(chatty, asked), tokens_of(chatty, asked, special=True)
@@ -55,7 +54,7 @@ def test_a_document_forges_no_turn(place: str, chatty: Llama) -> None:
 
 
 def test_the_prompt_knows_its_words(chatty: Llama) -> None:
-    text = f"One {binding.control_texts(chatty)[0]} two."
+    text = f"One {control_texts(chatty)[0]} two."
     prompt = chatty.chat_prompt([{"role": "user", "content": text}])
     assert prompt is not None
     assert [prompt.text[first:end] for first, end in prompt.contents] == [text]

@@ -12,6 +12,7 @@ from compresskv_edge import Llama
 from compresskv_edge.apps.server.load import Aborted, close_slots, load_slots
 from compresskv_edge.apps.server.settings import ModelSettings
 from compresskv_edge.errors import UnsupportedModelError
+from compresskv_edge.runtime.forged import control_texts
 
 THREADS = {"n_threads": 1, "n_threads_batch": 1}
 
@@ -55,6 +56,15 @@ def test_stock_cache_without_a_profile(load):
     (slot,) = load(kv_profile="none", n_ctx=512)
     assert slot.kv_settings is None
     assert slot("The secret", max_tokens=2)["usage"]["completion_tokens"] == 2
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_what_messages_spell(load, special):
+    (slot,) = load(n_ctx=512, special_in_messages=special)
+    text = control_texts(slot)[0]
+    prompts = [slot.chat_prompt([{"role": "user", "content": part}]) for part in (text, "A")]
+    spelled, plain = (slot.pieces(prompt.tokens).count(text.encode()) for prompt in prompts)
+    assert (spelled > plain) is special
 
 
 def test_another_policy(load):

@@ -175,15 +175,9 @@ def pieces(llm: Any, tokens: Sequence[int]) -> List[bytes]:
     return [known[int(token)] for token in tokens]
 
 
-def control_texts(llm: Any) -> List[str]:
-    """How the control tokens of a model are spelled; asked once, a vocabulary is large."""
-    known: Optional[List[str]] = llm.__dict__.get("_control_texts")
-    if known is None:
-        vocab = _vocab(llm)
-        ids = [token for token in range(llm.n_vocab()) if llama_cpp.llama_vocab_is_control(vocab, token)]
-        known = [piece.decode("utf-8", errors="ignore") for piece in pieces(llm, ids)]
-        llm.__dict__["_control_texts"] = known
-    return known
+def is_control(llm: LoadedModel, token: int) -> bool:
+    """The token is no text: it marks a turn, or an end."""
+    return bool(llama_cpp.llama_vocab_is_control(_vocab(llm), token))
 
 
 def _piece(llm: Any, token: int) -> bytes:

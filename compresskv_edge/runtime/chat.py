@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional
 
 from . import binding, schema
 from .binding import LoadedModel
-from .forged import StandIns
+from .forged import StandIns, control_texts
 from .history import for_template
 from .prompt import Message, Prompt, located
 
@@ -40,7 +40,7 @@ def render(
         return None
     asked = {**dict.fromkeys(TEMPLATE_OPTIONS), **options}
     messages = for_template(messages, getattr(formatter, "template", ""))
-    stand_ins = StandIns(messages, () if special else binding.control_texts(llm))
+    stand_ins = StandIns(messages, () if special else control_texts(llm))
     response = formatter(messages=stand_ins.hide(messages), **asked)
     parts = stand_ins.parts(response.prompt)
     tokens: List[int] = []

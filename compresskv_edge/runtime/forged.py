@@ -8,9 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
+
+from . import binding
 
 _FIRST_STAND_IN = 0xF0000  # Unicode's private characters: 65,534 from here on
+
+
+def control_texts(llm: Any) -> List[str]:
+    """How the control tokens of a model are spelled; asked once, a vocabulary is large."""
+    known: Optional[List[str]] = llm.__dict__.get("_control_texts")
+    if known is None:
+        ids = [token for token in range(llm.n_vocab()) if binding.is_control(llm, token)]
+        known = [piece.decode("utf-8", errors="ignore") for piece in binding.pieces(llm, ids)]
+        llm.__dict__["_control_texts"] = known
+    return known
 
 
 class StandIns:

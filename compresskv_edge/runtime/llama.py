@@ -29,7 +29,7 @@ from .kv import KVStats as KVStats
 from .positions import Positions, check_window, too_long
 from .prefill import Reader
 from .rebase import Rebase
-from .settings import GUIDE_TOKENS, TAIL_TOKENS, KVSettings
+from .settings import GUIDE_TOKENS, TAIL_TOKENS, KVSettings, check_sizes
 from .tokens import check_bias, checked
 from .turn import CacheTurn
 
@@ -97,11 +97,13 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
             ProfileError: the profile is invalid or belongs to another model.
             PolicyError: there is no such policy, or it cannot run with these arguments.
             BudgetError: the budget is below the observation window, or not a budget at all.
+            ContextError: n_ctx, n_batch, n_ubatch or a number of threads is one that llama.cpp cannot hold.
             UnsupportedModelError: the architecture or an option cannot be compressed.
             EngineError: a server of `rpc_servers` does not answer.
             ValueError: as `llama_cpp.Llama`.
         """
         self._turn = CacheTurn()
+        check_sizes(kwargs)
         model_path = resolve(model_path)
         library.load()
         self._rpc_servers = rpc.add_servers(rpc_servers)

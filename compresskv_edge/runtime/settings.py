@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Mapping, Optional, Union
 
-from ..errors import BudgetError
+from ..errors import BudgetError, ContextError
 from ..model.profile import Profile
 
 FULL, CHUNKED, GUIDED = PREFILL_MODES = ("full", "chunked", "guided")
@@ -15,7 +15,25 @@ GUIDE_TOKENS = 256  # of the prompt's end at most run ahead of each eviction (ar
 
 _UNITS = {"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 
+_LARGEST = 2**31 - 1  # int32_t
+_MAX_THREADS = 512  # GGML_MAX_N_THREADS
+_SIZES = {
+    "n_ctx": (0, _LARGEST),
+    "n_batch": (1, _LARGEST),
+    "n_ubatch": (0, _LARGEST),
+    "n_threads": (-1, _MAX_THREADS),
+    "n_threads_batch": (-1, _MAX_THREADS),
+}
+
 Budget = Union[int, float]
+
+
+def check_sizes(options: Mapping[str, Any]) -> None:
+    """Arguments of llama_cpp.Llama with which it would crash. Raises ContextError."""
+    for name, (least, most) in _SIZES.items():
+        value = options.get(name)
+        if isinstance(value, int) and not least <= value <= most:
+            raise ContextError(f"{name} is {value}: use {least} to {most}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +59,9 @@ class KVSettings:
             raise BudgetError(f"kv_guide is {self.guide!r}: use 1 token or more")
 
     def check_tail(self, window: int) -> None:
-        """Raise BudgetError unless two observation windows of so many tokens fit the tail."""
+        """Raise BudgetError unless two observation windows of so many tokens fit the tail, and int32_t holds it."""
+        if isinstance(self.tail, int) and self.tail > _LARGEST:
+            raise BudgetError(f"kv_tail is {self.tail}: use {_LARGEST} tokens at most")
         if isinstance(self.tail, bool) or not isinstance(self.tail, int) or self.tail < 2 * window:
             raise BudgetError(f"kv_tail is {self.tail!r}: use at least {2 * window} tokens, two observation windows")
 

@@ -74,6 +74,9 @@ def chat_command(
         Optional[str], typer.Option(help="For the cache, say 2GB: longer prompts are read in it.", show_default="free")
     ] = None,
     chat_format: Annotated[Optional[str], typer.Option(help="Of llama-cpp-python.", show_default="the model's")] = None,
+    special_in_messages: Annotated[
+        bool, typer.Option("--special-in-messages", help="<|im_end|> in a document or question ends its turn.")
+    ] = False,
 ) -> None:
     """Talk with a model, about a document if you like."""
     if as_json and not ask:
@@ -100,6 +103,7 @@ def chat_command(
     if profile != "none":
         options.update(kv_prefill=prefill, kv_memory=memory)
     llm = open_model(model, profile=profile, budget=kv_budget, n_ctx=ctx, options=options)
+    llm.special_in_messages = special_in_messages
     sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     chat = Conversation(llm, document, system, sampling, fresh=fresh)
     try:

@@ -104,6 +104,7 @@ def _load(settings: ModelSettings, weights: Optional[Any]) -> SlotLlama:
         if weights is not None:
             stack.enter_context(binding.sharing(weights))
         llama: SlotLlama = loader.LlamaProxy.load_llama_from_model_settings(settings)
+    llama.special_in_messages = settings.special_in_messages
     return llama
 
 

@@ -58,7 +58,9 @@ class ModelSettings(upstream.ModelSettings):
     n_slots: int = Field(
         default=1, ge=1, le=64, description="Conversations at the same time: contexts over one set of weights."
     )
-
+    special_in_messages: bool = Field(
+        default=False, description="Whether a message that spells a control token (<|im_end|>) holds one."
+    )
     model_alias: Optional[str] = Field(
         default=None, validate_default=True, description="Name of the model for clients; its file's name if not given."
     )
