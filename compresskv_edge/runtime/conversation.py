@@ -32,6 +32,7 @@ class Conversing(_Base):
     """Part of `Llama`, above llama_cpp.Llama."""
 
     _reader: Optional[Reader]
+    input_ids: npt.NDArray[np.intc]
     _turn: Turn
     _rendered: Optional[Prompt] = None  # the last one that was to run
     _restored_logits: Optional[npt.NDArray[np.float32]] = None  # of the last token, until one is decoded
@@ -110,7 +111,7 @@ class Conversing(_Base):
         """As llama_cpp.Llama.load_state. Raises ContextError if the state's text does not fit n_ctx."""
         with self._turn.call():
             check_window(state.n_tokens, self.n_ctx())
-            text: npt.NDArray[np.intc] = self.input_ids  # the base class would take the other instance's, of its length
+            text = self.input_ids  # the base class would take the other instance's, of its length
             super().load_state(state)
             text[: state.n_tokens] = state.input_ids[: state.n_tokens]
             self.input_ids = text
