@@ -13,7 +13,7 @@ from logits import Case, prompt
 
 from compresskv_edge import Llama
 from compresskv_edge.errors import SessionError
-from compresskv_edge.runtime.session.header import hash_of
+from compresskv_edge.runtime.session.header import describe, differences, hash_of
 from compresskv_edge.runtime.session.session import Session
 
 HOSTILE: List[Any] = [
@@ -217,3 +217,14 @@ def test_policies_that_are_not_known_here(
         load().load_session(tmp_path / "b.session")
     with pytest.raises(SessionError):
         Llama.load_session(tmp_path / "b.session", verbose=False)
+
+
+def test_the_same_file_with_another_lora_is_not_named_twice(load: Any) -> None:
+    llm = load()
+    llm.eval([65, 66])
+    other = describe(llm).model_copy(update={"model_hash": "sha256:" + "0" * 64})
+    (said,) = differences(llm, other)
+    assert said.count(llm.model_path) == 1
+    assert "another LoRA, lora_scale or kv_overrides" in said
+    (said,) = differences(llm, other.model_copy(update={"model_path": "elsewhere.gguf"}))
+    assert "saved with 'elsewhere.gguf'" in said

@@ -113,7 +113,7 @@ class Conversing(_Base):
         """As llama_cpp.Llama.load_state. Raises ContextError if the state's text does not fit n_ctx."""
         with self._turn.call():
             check_window(state.n_tokens, self.n_ctx())
-            text: npt.NDArray[np.intc] = self.input_ids  # the base class would take the other instance's, of its length
+            text = self.input_ids  # the base class would take the other instance's, of its length
             super().load_state(state)
             text[: state.n_tokens] = state.input_ids[: state.n_tokens]
             self.input_ids = text

@@ -143,7 +143,12 @@ def differences(llm: Opened, header: Header) -> Iterator[str]:
             f"saved by compresskv_edge {header.package} with {header.llama_cpp}, this is {__version__} with {ours}: "
             "install that version, or save the session anew"
         )
-    if header.model_hash != model_hash(llm):
+    if header.model_hash != model_hash(llm) and header.model_path == llm.model_path:
+        yield (
+            f"another model: {llm.model_path!r} was saved with another LoRA, lora_scale or kv_overrides, or the file "
+            "has changed since; load it as it was"
+        )
+    elif header.model_hash != model_hash(llm):
         yield f"another model: saved with {header.model_path!r}, this is {llm.model_path!r}; load that one"
     compression = compression_of(llm)
     profile = compression.profile if compression else None
