@@ -23,7 +23,7 @@ from ...engine.machine import align_large_blocks_alike, machine_facts
 from ...errors import BudgetError
 from ...model.kv_types import row_bytes
 from ...model.profile import Profile, Settings
-from ...runtime.llama import Llama
+from ...runtime.llama import Llama, llama_cpp
 from .contexts import Contexts, model_facts, open_contexts, uniform_profile
 from .result import BenchPlan, BenchResult, KVBytes, Peaks, Rival, Samples
 from .timing import Step, decode, evict, prefill
@@ -147,5 +147,6 @@ def _expected_kv_bytes(contexts: Contexts, plan: BenchPlan) -> int:
     budgets = compressed.kv_budgets(plan.prompt_tokens)
     layers = native.model_layers(compressed.model, len(budgets))
     sizes = [_layer_row_bytes(layer, plan.type_k, plan.type_v) * layer.evictable for layer in layers]
-    windows = contexts.stock.kv_stats().kv_bytes - int(contexts.stock.n_ctx()) * sum(sizes)
+    n_rows = int(llama_cpp.llama_n_ctx(contexts.stock.ctx))  # llama.cpp's own number, which it pads
+    windows = contexts.stock.kv_stats().kv_bytes - n_rows * sum(sizes)
     return windows + sum((budget + plan.tail_tokens) * size for budget, size in zip(budgets, sizes))

@@ -74,7 +74,8 @@ def outcome(status: int, out: bytes, errors: bytes) -> List[str]:
     """What the ended process wrote, or the ChatError that its exit status stands for."""
     if status == 0:
         return list(json.loads(out))
-    _log.warning("the process that read a PDF ended with status %d: %s", status, errors.decode("utf-8", "replace"))
+    level = logging.INFO if status in _SAID else logging.WARNING
+    _log.log(level, "the process that read a PDF ended with status %d: %s", status, errors.decode("utf-8", "replace"))
     # killed by the system, or at its limit, it has no status of its own
     raise ChatError(_SAID.get(status, _SAID[_TOO_LARGE]))
 
