@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from pathlib import Path
@@ -77,6 +78,7 @@ def test_one_with_more_text_than_any_context():
 
 
 def test_errors_of_the_parser_are_for_the_log(reader, caplog):
+    caplog.set_level(logging.INFO, "compresskv_edge")
     reader("raise ValueError('the inner life of pypdf')")
     said = both(b"%PDF", Limits())
     assert said == "is no PDF that pypdf can read: convert it to text"
