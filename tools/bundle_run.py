@@ -68,11 +68,18 @@ def system():
     return {"python": platform.python_version(), "platform": platform.platform(), "nvidia_smi": gpus.splitlines()}
 
 
+def listen_to_ctrl_c():
+    """A shell's background jobs ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(command, env, limit_s, cwd, log):
     """ "ok", "exit <status>", or that it was stopped: asked first, so that pytest sums up what it has done."""
     with open(log, "a", encoding="utf-8") as out:
         print(f"\n+ {' '.join(command)}", file=out, flush=True)
-        child = subprocess.Popen(command, env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True)
+        child = subprocess.Popen(
+            command, env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True, preexec_fn=listen_to_ctrl_c
+        )
         for stop in (signal.SIGINT, signal.SIGKILL):
             try:
                 status = child.wait(limit_s)
