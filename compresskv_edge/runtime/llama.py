@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import inspect
 import os
-from typing import Any, Generator, Iterator, List, Mapping, Optional, Sequence, Union
+from typing import Any, Generator, List, Mapping, Optional, Sequence, Union
 
 from ..engine import library, memory, native, rpc
 from ..errors import (
     BudgetError,
     CompressKVError,
-    ContextError,
     EngineError,
     PolicyError,
     TokenError,
@@ -24,14 +24,17 @@ from . import automatic, binding
 from .binding import llama_cpp as llama_cpp
 from .compression import Compression
 from .conversation import Conversing
+from .ending import WindowEnd, of_window
 from .kv import KVControl
 from .kv import KVStats as KVStats
-from .positions import Positions, check_window, too_long
+from .positions import Positions, check_window
 from .prefill import Reader
 from .rebase import Rebase
 from .settings import GUIDE_TOKENS, TAIL_TOKENS, KVSettings, check_sizes
 from .tokens import check_bias, checked
 from .turn import CacheTurn
+
+_COMPLETION = list(inspect.signature(llama_cpp.Llama.create_completion).parameters)[2:]  # behind self and the prompt
 
 ProfileSource = Union[str, "os.PathLike[str]", Mapping[str, Any], Profile]
 
@@ -210,12 +213,22 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
         if not tokens:
             raise TokenError("the prompt is empty: give at least one token")
         if self._reader is None:
-            yield from super().generate(tokens, *args, **kwargs)
+            yield from self._sampled(tokens, *args, **kwargs)
             return
         prompt = self._prompt_of(tokens)
         with self._reader.generating(prompt):
             self._say_if_run_again(self._reader.compression, prompt.tokens)
+            yield from self._sampled(tokens, *args, **kwargs)
+
+    def _sampled(
+        self, tokens: Sequence[int], *args: Any, **kwargs: Any
+    ) -> Generator[int, Optional[Sequence[int]], None]:
+        end = kwargs.get("stopping_criteria")
+        if not isinstance(end, WindowEnd):
             yield from super().generate(tokens, *args, **kwargs)
+            return
+        sampled = super().generate(tokens, *args, **{**kwargs, "stopping_criteria": end.own})
+        yield from end.until(lambda: self.n_tokens >= self.n_ctx(), sampled)
 
     def create_completion(self, prompt: Union[str, List[int]], *args: Any, **kwargs: Any) -> Any:
         """As llama_cpp.Llama.create_completion.
@@ -224,15 +237,17 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
         next call of its thread, and raises EngineError where it is resumed after that. Raises ContextError if the
         prompt does not fit n_ctx, TokenError for a token or a logit_bias of no token.
         """
-        check_bias(kwargs.get("logit_bias") or {}, self.n_vocab())
+        options = {**dict(zip(_COMPLETION, args)), **kwargs}
+        end = options["stopping_criteria"] = WindowEnd(options.get("stopping_criteria"))
+        check_bias(options.get("logit_bias") or {}, self.n_vocab())
         if not isinstance(prompt, str):
             prompt = checked(prompt, self.n_vocab())
         try:
-            with contextlib.nullcontext() if kwargs.get("stream") else self._turn.call():
-                answer = super().create_completion(prompt, *args, **kwargs)
+            with contextlib.nullcontext() if options.get("stream") else self._turn.call():
+                answer = super().create_completion(prompt, **options)
         except ValueError as error:
-            raise _of_window(error, self.n_ctx()) from error
-        return answer if isinstance(answer, dict) else self._turn.stream(_within_window(answer, self.n_ctx()))
+            raise of_window(error, self.n_ctx()) from error
+        return end.named(answer) if isinstance(answer, dict) else self._turn.stream(end.chunks(answer, self.n_ctx()))
 
     def close(self) -> None:
         """As llama_cpp.Llama.close; also after a constructor that raised."""
@@ -245,19 +260,6 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
         if self.kv_settings is not None:
             state.update(self.kv_settings.arguments(), n_ctx=self.n_ctx())
         return state
-
-
-def _of_window(error: ValueError, n_ctx: int) -> ValueError:
-    """The binding's error for a prompt that is too long, as ours; another one as it is."""
-    n_tokens = None if isinstance(error, ContextError) else binding.n_too_long(error)
-    return error if n_tokens is None else too_long(n_tokens, n_ctx)
-
-
-def _within_window(chunks: Iterator[Any], n_ctx: int) -> Generator[Any, None, None]:
-    try:
-        yield from chunks
-    except ValueError as error:
-        raise _of_window(error, n_ctx) from error
 
 
 def _check_rebase(compression: Compression) -> None:
