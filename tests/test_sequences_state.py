@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from pathlib import Path
 from typing import Any, Callable
 
@@ -75,3 +76,27 @@ def test_a_state_that_does_not_fit_leaves_the_other_sequences(loaded: Callable[.
     assert held(llm, context, 1) == want
     assert held(llm, context, 0) == [[]] * len(want)
     context.follow(1, NEXT, LENGTHS[1])
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["of-one", "of-all"])
+@pytest.mark.parametrize("position", [-1, -5, -(1 << 31), 100, 1 << 30])
+def test_cells_at_positions_of_no_context_are_refused(position: int, whole: bool, loaded: Callable[..., Llama]) -> None:
+    """llama.cpp believes them, and could not remove those before the first one. 100: a token that is compressed."""
+    llm = loaded("llama")
+    context = Context(llm, 2)
+    context.read(1, prompt_of(1))
+    keep(llm, context, 1)
+    seq_id = -1 if whole else 1
+    state = get_state(context, seq_id)
+    last = struct.pack("<iIi", LENGTHS[1] - 1, 1, 1)  # position, number of sequences, the sequence
+    at = bytes(state).index(last)
+    assert bytes(state).count(last) == 1
+    struct.pack_into("<i", state, at, position)
+    read = llama_cpp.llama_state_set_data if whole else llama_cpp.llama_state_seq_set_data
+    assert read(context.ctx, state, len(state), *([] if whole else [seq_id])) != len(state)
+    assert held(llm, context, 1) == [[]] * len(held(llm, context, 1))
+    assert native.stats(context.ctx).n_tail_used == 0
+    context.read(1, prompt_of(1))
+    keep(llm, context, 1)
+    struct.pack_into("<i", state, at, LENGTHS[1] - 1)
+    assert read(context.ctx, state, len(state), *([] if whole else [seq_id])) == len(state)

@@ -289,6 +289,17 @@ void ckv_read_state(llama_ckv & ckv, llama_io_read_i & io, llama_seq_id seq_id) 
     }
 }
 
+void ckv_check_cells(const llama_ckv & ckv, llama_seq_id seq_id) {
+    for (llama_seq_id s = 0; s < (llama_seq_id) ckv.seqs.size(); ++s) {
+        if (seq_id >= 0 && s != seq_id) {
+            continue;
+        }
+        const auto cells = ckv.up.tail(s); // in order of position
+        ckv_refuse_state(!cells.empty() && (cells.front().pos < ckv.prefix.pos_frozen(s) || cells.back().pos >= (llama_pos) ckv.n_ctx),
+                "the state is damaged: positions of cells");
+    }
+}
+
 void ckv_drop(llama_ckv & ckv, llama_seq_id seq_id) {
     if (seq_id < 0) {
         ckv_clear(ckv, ckv.up.n_tail());

@@ -25,3 +25,9 @@ bool ckv_fault() {
     }
     return true;
 }
+
+void ckv_fault_throw() {
+    if (ckv_fault()) {
+        throw std::bad_alloc();
+    }
+}

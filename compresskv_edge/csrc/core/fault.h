@@ -9,3 +9,5 @@
 int32_t ckv_fault_set(int32_t nth, bool throws) noexcept;
 
 bool ckv_fault(); // true: fail now
+
+void ckv_fault_throw(); // where only an exception can tell

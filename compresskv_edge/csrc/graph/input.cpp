@@ -1,5 +1,6 @@
 #include "graph/input.h"
 
+#include "core/fault.h"
 #include "graph/compute.h"
 
 #include <memory>
@@ -11,6 +12,8 @@ ckv_graph_input & ckv_graph_input::of(const llm_graph_context & graph, llama_ckv
             return *res;
         }
     }
+    ckv_fault_throw();
+
     return *static_cast<ckv_graph_input *>(graph.res->add_input(std::make_unique<ckv_graph_input>(ckv)));
 }
 
@@ -18,6 +21,8 @@ void ckv_graph_input::set_input(const llama_ubatch * ubatch) {
     if (!tap_rows) {
         return;
     }
+    ckv_fault_throw();
+
     const auto taps = ckv_find_taps(ckv, *ubatch);
 
     std::vector<int32_t> tokens;

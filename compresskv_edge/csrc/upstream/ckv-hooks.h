@@ -3,6 +3,7 @@
 // What the patched upstream files call. Every hook takes the cache's llama_ckv and returns at once, with the stock
 // answer, when it is null: without a profile upstream runs unchanged.
 
+#include "ggml.h"
 #include "llama.h"
 
 #include <memory>
@@ -55,9 +56,36 @@ struct ckv_restore {
     ckv_restore(llama_ckv * cache, llama_io_read_i & io, llama_seq_id seq);
     ~ckv_restore();
 
+    void check() const; // throws if the cells that upstream read, which believes any position, are none of this context
+
     llama_ckv  * ckv;
     llama_seq_id seq_id;
 };
+
+// what a decode throws, a hook or upstream's own code, must not leave the C API: it is logged, and becomes a status.
+// upstream takes the micro-batch out again as if its graph had failed. the one hook that stock contexts have as well
+void ckv_log_exception() noexcept;
+
+template <typename body_t>
+auto ckv_catch(enum ggml_status & status, body_t && body) -> decltype(body()) {
+    try {
+        return body();
+    } catch (...) {
+        ckv_log_exception();
+        status = GGML_STATUS_ALLOC_FAILED;
+        return nullptr;
+    }
+}
+
+template <typename body_t>
+int32_t ckv_catch(body_t && body) {
+    try {
+        return body();
+    } catch (...) {
+        ckv_log_exception();
+        return -2; // of llama_decode(): memory
+    }
+}
 
 // graph
 uint32_t      ckv_more_rows   (const llama_ckv * ckv, int32_t ikv); // of cache layer ikv beside those of the cells: prefix and filler

@@ -16,13 +16,23 @@
 #include <exception>
 #include <stdexcept>
 
+void ckv_log_exception() noexcept {
+    try {
+        throw;
+    } catch (const std::exception & err) {
+        LLAMA_LOG_ERROR("compresskv: %s\n", err.what());
+    } catch (...) {
+        LLAMA_LOG_ERROR("compresskv: unknown error\n");
+    }
+}
+
 // a hook inside upstream's calls: what it throws must not leave them. false: it did, logged
 template <typename body_t>
-static bool ckv_try(const char * name, body_t && body) noexcept {
+static bool ckv_try(body_t && body) noexcept {
     try {
         return body();
-    } catch (const std::exception & err) {
-        LLAMA_LOG_ERROR("%s: %s\n", name, err.what());
+    } catch (...) {
+        ckv_log_exception();
         return false;
     }
 }
@@ -115,7 +125,7 @@ bool ckv_reserve(llama_ckv * ckv, const std::vector<llama_ubatch> & ubatches) {
         }
     }
 
-    return ckv_try("llama_decode", [=] { return ckv_make_room(*ckv, n_tokens); });
+    return ckv_try([=] { return ckv_make_room(*ckv, n_tokens); });
 }
 
 //
@@ -173,7 +183,7 @@ bool ckv_seq_cp(llama_ckv * ckv, llama_seq_id seq_id_src, llama_seq_id seq_id_ds
     if (!ckv_can_cp(ckv, seq_id_src, seq_id_dst, p0, p1)) {
         return false;
     }
-    return !ckv || ckv_try("llama_memory_seq_cp", [=] {
+    return !ckv || ckv_try([=] {
         ckv_cp(*ckv, seq_id_src, seq_id_dst, ckv_first(p0), ckv_end(p1));
         return true;
     });
@@ -233,5 +243,11 @@ ckv_restore::~ckv_restore() {
     ckv->restoring = false;
     if (std::uncaught_exceptions() > 0) {
         ckv_drop(*ckv, seq_id);
+    }
+}
+
+void ckv_restore::check() const {
+    if (ckv) {
+        ckv_check_cells(*ckv, seq_id);
     }
 }
