@@ -158,7 +158,13 @@ def _bytes_at(array: npt.NDArray[np.uint8]) -> Any:
 
 
 def _get_state(llm: Opened) -> npt.NDArray[np.uint8]:
-    data = np.empty(llama_cpp.llama_state_get_size(llm.ctx), np.uint8)
+    size = llama_cpp.llama_state_get_size(llm.ctx)
+    try:
+        data = np.empty(size, np.uint8)
+    except MemoryError:
+        raise SessionError(
+            f"no memory for a copy of the cache, {size} bytes: compress it first, or free some"
+        ) from None
     n_bytes = llama_cpp.llama_state_get_data(llm.ctx, _bytes_at(data), data.nbytes)
     if not 0 < n_bytes <= data.nbytes:
         raise SessionError("llama.cpp could not copy its state: see its log with verbose=True")
