@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import marshal
 import random
 import struct
-from typing import Any, List, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 INTS = (
     0, 1, -1, 2, 7, 8, 255, 256, 65535, 1 << 20, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32,
@@ -35,48 +35,50 @@ TOKENS = (
 
 def json_value(rng: random.Random, value: Any) -> Any:
     """A copy with one to four changes."""
-    value = copy.deepcopy(value)
+    value = _copy(value)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         value = _change(rng, value)
     return value
 
 
+def _copy(value: Any) -> Any:
+    return marshal.loads(marshal.dumps(value))  # ten times as fast as copy.deepcopy
+
+
 def _change(rng: random.Random, value: Any) -> Any:
-    places = list(_places(value))
-    if not places or rng.random() < 0.01:
+    place = _place(rng, value)
+    if place is None or rng.random() < 0.01:
         return _other(rng, value)
-    parent, key = rng.choice(places)
+    parent, key = place
     kind = rng.random()
     if kind < 0.6:
         parent[key] = _other(rng, parent[key])
     elif kind < 0.75:
         del parent[key]
     elif kind < 0.85:
-        parent[key] = copy.deepcopy(rng.choice(places)[0])
+        elsewhere = _place(rng, value)
+        parent[key] = _copy(elsewhere[0] if elsewhere else value)
     elif isinstance(parent, dict):
         parent[rng.choice(("", "more", str(key) + "x", "rpc_servers"))] = _other(rng, parent[key])
     else:
-        parent.insert(key, copy.deepcopy(rng.choice(parent)))
+        parent.insert(key, _copy(rng.choice(parent)))
     return value
 
 
-def _places(value: Any) -> Any:
-    """(container, key) of all values; of a long list a few."""
-    stack = [value]
-    while stack:
-        each = stack.pop()
-        keys: Any = each.keys() if isinstance(each, dict) else range(len(each)) if isinstance(each, list) else ()
-        if len(keys) > 40:
-            keys = [*list(keys)[:20], *list(keys)[-20:]]
-        for key in keys:
-            yield each, key
-            stack.append(each[key])
+def _place(rng: random.Random, value: Any) -> Optional[Tuple[Any, Any]]:
+    """(container, key) of a value; None if there is none. What lies near the root is found more often than one of a
+    thousand numbers."""
+    found = None
+    while isinstance(value, (dict, list)) and value and (found is None or rng.random() < 0.8):
+        key: Any = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+        found, value = (value, key), value[key]
+    return found
 
 
 def _other(rng: random.Random, value: Any) -> Any:
     kind = rng.random()
     if isinstance(value, bool) or kind < 0.3:
-        return copy.deepcopy(rng.choice(OTHERS))
+        return _copy(rng.choice(OTHERS))
     if isinstance(value, int) and kind < 0.8:
         return value + rng.choice((-1, 1, -8, 8, 1000))
     if isinstance(value, float) and kind < 0.8:
