@@ -44,6 +44,9 @@ _NAMES = (
 # options that are words
 _CHOICES = {"pooling": ("avg", "max"), "budgets": ("curves", "errors", "equal")}
 
+_MOST = 1 << 16  # tokens, groups or ranks: as a profile's window and kernel
+_SMALLEST, _LARGEST = 0.05, 1e6  # factors and exponents: beyond that floats overflow
+
 POLICIES: Mapping[str, Callable[..., Policy]] = {
     name: importlib.import_module(f".{name}", __package__).policy for name in _NAMES
 }
@@ -92,13 +95,18 @@ def _option(name: str, factory: Callable[..., Any], option: str) -> tuple[str, A
 
 
 def _sensible(key: str, value: Any) -> bool:
-    """Words are of a few, kernels are odd, no number is negative or zero but sinks, seeds and what is for later."""
+    """Words are of a few, kernels are odd, no number is endless, or negative or zero but sinks, seeds and what is for
+    later."""
     if key in _CHOICES:
         return value in _CHOICES[key]
     if key == "kernel":
-        return bool(value > 0 and value % 2 == 1)
+        return bool(0 < value <= _MOST and value % 2 == 1)
     if key == "later_share":
         return bool(0.0 <= value <= 1.0)
     if key.endswith("share") or key in ("threshold", "strength"):
         return bool(0.0 < value <= 1.0)
-    return bool(value >= 0 if key in ("sinks", "seed", "gamma", "first") else value > 0) and value != float("inf")
+    if key == "seed":
+        return bool(0 <= value < 1 << 63)
+    if isinstance(value, int):
+        return bool((key not in ("sinks", "first")) <= value <= _MOST)
+    return bool(_SMALLEST <= value <= _LARGEST or (key == "gamma" and value == 0))
