@@ -7,6 +7,7 @@ import ctypes
 import functools
 import os
 from typing import Any, Generator, Iterator, List, Mapping, Optional, Sequence, Union
+from weakref import WeakValueDictionary
 
 from ..engine import library, memory, native, rpc
 from ..errors import (
@@ -102,7 +103,7 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
             EngineError: a server of `rpc_servers` does not answer.
             ValueError: as `llama_cpp.Llama`.
         """
-        self._turn = CacheTurn()
+        self._turn, self._calls = CacheTurn(), WeakValueDictionary()
         check_sizes(kwargs)
         model_path = resolve(model_path)
         library.load()
@@ -209,10 +210,10 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
         tokens = checked(tokens, self.n_vocab())
         if not tokens:
             raise TokenError("the prompt is empty: give at least one token")
+        prompt = self._begun(tokens)
         if self._reader is None:
             yield from super().generate(tokens, *args, **kwargs)
             return
-        prompt = self._prompt_of(tokens)
         with self._reader.generating(prompt):
             self._say_if_run_again(self._reader.compression, prompt.tokens)
             yield from super().generate(tokens, *args, **kwargs)
