@@ -11,7 +11,7 @@ import pytest
 import upstream
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from compresskv_edge.runtime.reply.form import Form
+from compresskv_edge.runtime.reply.form import CallForm
 from compresskv_edge.runtime.reply.json_calls import JsonCalls
 from compresskv_edge.runtime.reply.learn import _behind, learned
 from compresskv_edge.runtime.reply.named_calls import NamedCalls
@@ -91,7 +91,7 @@ class Template:
     def render(self, messages: List[Dict[str, Any]], tools: List[Any]) -> str:
         return str(self.formatter(messages=messages, tools=tools).prompt)
 
-    def form(self) -> Optional[Form]:
+    def form(self) -> Optional[CallForm]:
         return learned(self.render, TOOLS, self.source, self.thinking)
 
     def answer(self) -> Tuple[str, int]:

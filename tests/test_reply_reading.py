@@ -18,7 +18,7 @@ from compresskv_edge.apps.server.app import create_app
 from compresskv_edge.apps.server.settings import ModelSettings, ServerSettings
 from compresskv_edge.runtime import binding
 from compresskv_edge.runtime.forged import control_texts
-from compresskv_edge.runtime.reply.answer import Reading, chunks, whole
+from compresskv_edge.runtime.reply.answer import AnswerReading, chunks, whole
 from compresskv_edge.runtime.reply.thinking import Thinking
 
 TEMPLATE = """\
@@ -164,7 +164,7 @@ def test_a_chunk_of_log_probabilities_is_not_lost() -> None:
         return {"id": "1", "choices": [choice]}
 
     given = [chunk({"content": "<thi"}, logprobs={"content": [1]}), chunk({"content": "s"}), chunk({}, "stop")]
-    got = list(chunks(iter(given), Reading(thinking=Thinking("<think>", "</think>"))))
+    got = list(chunks(iter(given), AnswerReading(thinking=Thinking("<think>", "</think>"))))
     assert [each["choices"][0]["delta"].get("content") for each in got] == ["", "<this", None]
     assert got[0]["choices"][0]["logprobs"] == {"content": [1]}
 
@@ -172,7 +172,7 @@ def test_a_chunk_of_log_probabilities_is_not_lost() -> None:
 def test_a_prompt_that_begins_the_thoughts() -> None:
     chat = {"choices": [{"index": 0, "finish_reason": "stop", "logprobs": None,
                          "message": {"role": "assistant", "content": "Hm.\n</think>\n\nYes."}}]}  # fmt: skip
-    answer = whole(chat, Reading(thinking=Thinking("<think>", "</think>"), is_thinking=True))
+    answer = whole(chat, AnswerReading(thinking=Thinking("<think>", "</think>"), is_thinking=True))
     assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Yes.", "reasoning_content": "Hm."}
 
 

@@ -7,7 +7,7 @@ from typing import Any, List, Optional, Tuple
 
 import pytest
 
-from compresskv_edge.runtime.reply.form import Form, Marks, ToolCall
+from compresskv_edge.runtime.reply.form import CallForm, Marks, ToolCall
 from compresskv_edge.runtime.reply.json_calls import JsonCalls
 from compresskv_edge.runtime.reply.named_calls import NamedCalls
 from compresskv_edge.runtime.reply.splitter import Splitter, Thought, Words
@@ -43,7 +43,7 @@ TAGS = (
 
 def split(
     text: str,
-    form: Optional[Form] = None,
+    form: Optional[CallForm] = None,
     thinking: Optional[Thinking] = None,
     *,
     is_thinking: bool = False,
@@ -90,7 +90,7 @@ def split(
         (None, "Anything <tool_call> at all.", "Anything <tool_call> at all.", []),
     ],
 )  # fmt: skip
-def test_calls_and_words(form: Optional[Form], text: str, words: str, calls: Any, n: int) -> None:
+def test_calls_and_words(form: Optional[CallForm], text: str, words: str, calls: Any, n: int) -> None:
     assert split(text, form, n=n) == (words, "", calls)
 
 

@@ -13,7 +13,7 @@ from .forged import StandIns, control_texts, spelled_tokens
 from .history import for_template
 from .prompt import Message, Prompt, located
 from .reply import answer, reading
-from .reply.answer import Reading
+from .reply.answer import AnswerReading
 
 # which templates put into the prompt
 TEMPLATE_OPTIONS = ("functions", "function_call", "tools", "tool_choice", "chat_template_kwargs")
@@ -32,7 +32,7 @@ class ChatCall:
     prompt: Prompt
     options: Mapping[str, Any]
     tool: Optional[str] = None
-    reading: Optional[Reading] = None
+    reading: Optional[AnswerReading] = None
     marks: Mapping[int, bytes] = field(default_factory=dict)
 
 

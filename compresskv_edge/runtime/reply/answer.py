@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
-from .form import Form, ToolCall
+from .form import CallForm, ToolCall
 from .splitter import Part, Splitter, Thought, Words
 from .thinking import Thinking
 
 
 @dataclass(frozen=True)
-class Reading:
+class AnswerReading:
     """How an answer is read. parallel: it may hold several calls, else what follows the first is left out."""
 
-    form: Optional[Form] = None
+    form: Optional[CallForm] = None
     thinking: Optional[Thinking] = None
     is_thinking: bool = False
     parallel: bool = True
@@ -32,7 +32,7 @@ class Reading:
         return Splitter(self.form, self.thinking, is_thinking=self.is_thinking)
 
 
-def whole(chat: Dict[str, Any], reading: Reading) -> Dict[str, Any]:
+def whole(chat: Dict[str, Any], reading: AnswerReading) -> Dict[str, Any]:
     """chat: a chat.completion whose message holds all as words."""
     (choice,) = chat["choices"]
     splitter = reading.splitter()
@@ -49,7 +49,7 @@ def whole(chat: Dict[str, Any], reading: Reading) -> Dict[str, Any]:
     return {**chat, "choices": [{**choice, "message": message, "finish_reason": _reason(choice, bool(calls))}]}
 
 
-def chunks(chat: Iterator[Dict[str, Any]], reading: Reading) -> Iterator[Dict[str, Any]]:
+def chunks(chat: Iterator[Dict[str, Any]], reading: AnswerReading) -> Iterator[Dict[str, Any]]:
     """chat: the chunks of one whose deltas hold all as words. A call comes whole, in one chunk."""
     splitter, n_calls = reading.splitter(), 0
     for chunk in chat:

@@ -38,7 +38,7 @@ class Marks:
     within: Tuple[str, ...] = ()
 
 
-class Form(Protocol):
+class CallForm(Protocol):
     """One way to write calls."""
 
     @property

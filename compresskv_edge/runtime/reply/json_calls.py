@@ -28,11 +28,11 @@ class JsonCalls:
         return text.lstrip(_BETWEEN)[:1] in ("{", "[")
 
     def may_begin(self, text: str) -> bool:
-        """As Form.may_begin."""
+        """As CallForm.may_begin."""
         return self.marks.bare and not text.strip(_BETWEEN)
 
     def take(self, text: str, *, is_all: bool) -> Optional[Tuple[List[ToolCall], str]]:
-        """As Form.take."""
+        """As CallForm.take."""
         text = text.lstrip(_BETWEEN)
         found = json_at(text, is_all=is_all) if text or is_all else None
         if found is None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Dict, List, Optional, Tuple
 
-from .form import SPACE, Form, Marks, ToolCall
+from .form import SPACE, CallForm, Marks, ToolCall
 from .json_calls import FENCE, JsonCalls, names_of
 from .named_calls import NamedCalls
 from .splitter import Splitter
@@ -43,7 +43,7 @@ _TAG = re.compile(r"<[^<>]*>?|\[/?[A-Z_]+\]|[^<\[]+|\[")
 _MARK = re.compile(r"<[^<>]+>|\[/?[A-Z_]+\]|`{3}\w*|\]")
 
 
-def learned(render: Render, tools: Sequence[Any], template: str, thinking: Optional[Thinking]) -> Optional[Form]:
+def learned(render: Render, tools: Sequence[Any], template: str, thinking: Optional[Thinking]) -> Optional[CallForm]:
     """The form of the calls that a template writes; None if it writes none, or in a form that cannot be read back.
 
     template: its source.
@@ -57,14 +57,14 @@ def learned(render: Render, tools: Sequence[Any], template: str, thinking: Optio
     return _form(shown, tools, template)
 
 
-def _form(text: str, tools: Sequence[Any], template: str) -> Optional[Form]:
+def _form(text: str, tools: Sequence[Any], template: str) -> Optional[CallForm]:
     form = _of_json(text, tools) or _of_names(text, template) or _of_tags(text, tools)
     if isinstance(form, JsonCalls) and "<|python_tag|>" in template:  # Llama 3 may begin with it
         return replace(form, marks=replace(form.marks, opens=(*form.marks.opens, "<|python_tag|>")))
     return form
 
 
-def _reads_back(form: Optional[Form], text: str) -> bool:
+def _reads_back(form: Optional[CallForm], text: str) -> bool:
     """Whether the form finds in a text what the template was given."""
     splitter = Splitter(form)
     found = [part for part in splitter.feed(text) + splitter.end() if isinstance(part, ToolCall)]
@@ -107,7 +107,7 @@ def _behind(asked: str, text: str, thinking: Optional[Thinking]) -> str:
 #
 
 
-def _of_json(text: str, tools: Sequence[Any]) -> Optional[Form]:
+def _of_json(text: str, tools: Sequence[Any]) -> Optional[CallForm]:
     """Objects with the name in them."""
     spans = [span for name in _NAMES if (span := _json_around(text, name))]
     if not spans:
@@ -120,7 +120,7 @@ def _of_json(text: str, tools: Sequence[Any]) -> Optional[Form]:
     return JsonCalls(marks, names_of(tools))
 
 
-def _of_names(text: str, template: str) -> Optional[Form]:
+def _of_names(text: str, template: str) -> Optional[CallForm]:
     """A name, then the arguments as an object."""
     at = text.find(_NAMES[0])
     start = text.find("{", at)
@@ -138,7 +138,7 @@ def _of_names(text: str, template: str) -> Optional[Form]:
     return NamedCalls(replace(marks, within=tuple(_MARK.findall(behind_name))), _pattern(behind_name))
 
 
-def _of_tags(text: str, tools: Sequence[Any]) -> Optional[Form]:
+def _of_tags(text: str, tools: Sequence[Any]) -> Optional[CallForm]:
     """A name, then names and values of arguments."""
     places = [text.find(word) for word in (_NAMES[0], _KEYS[0], _VALUES[0], _KEYS[1], _VALUES[1])]
     if -1 in places or places != sorted(places):

@@ -23,11 +23,11 @@ class NamedCalls:
         return self.marks.bare and re.match(rf"\s*[\w.-]+{self.behind_name}", text) is not None
 
     def may_begin(self, text: str) -> bool:
-        """As Form.may_begin."""
+        """As CallForm.may_begin."""
         return re.fullmatch(r"[\w.-]{1,200}\s*", text) is not None
 
     def take(self, text: str, *, is_all: bool) -> Optional[Tuple[List[ToolCall], str]]:
-        """As Form.take."""
+        """As CallForm.take."""
         head = re.match(rf"\s*([\w.-]+){self.behind_name}", text)
         if head is None:
             if is_all or len(text) > _LONGEST_NAME:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Callable, Dict, List, Optional
 
-from .answer import Reading
-from .form import Form, Marks
+from .answer import AnswerReading
+from .form import CallForm, Marks
 from .json_calls import JsonCalls, names_of
 from .learn import learned
 from .thinking import thinking_of
@@ -56,12 +56,12 @@ def any_of(tools: List[Dict[str, Any]], *, several: bool) -> Dict[str, Any]:
 
 def reading_of(
     formatter: Optional[Callable[..., Any]], prompt: str, options: Mapping[str, Any], *, is_free: bool
-) -> Optional[Reading]:
+) -> Optional[AnswerReading]:
     """None where all of the answer is words. is_free: no grammar holds the answer to a form of its own."""
     template = str(getattr(formatter, "template", ""))
     tools, choice = tools_of(options), choice_of(options)
     thinking = None if options["reasoning_format"] == "none" else thinking_of(template)
-    form: Optional[Form] = None
+    form: Optional[CallForm] = None
     if tools and choice == "required":
         form = JsonCalls(Marks((), bare=True), names_of(tools))
     elif tools and choice != "none" and template:
@@ -69,10 +69,10 @@ def reading_of(
     if form is None and thinking is None:
         return None
     is_thinking = is_free and thinking is not None and thinking.is_open(prompt)
-    return Reading(form, thinking, is_thinking, options["parallel_tool_calls"] is not False)
+    return AnswerReading(form, thinking, is_thinking, options["parallel_tool_calls"] is not False)
 
 
-def _form(formatter: Any, tools: List[Dict[str, Any]], template: str) -> Optional[Form]:
+def _form(formatter: Any, tools: List[Dict[str, Any]], template: str) -> Optional[CallForm]:
     def render(messages: List[Dict[str, Any]], known: List[Any]) -> str:
         return str(formatter(messages=messages, tools=known).prompt)
 

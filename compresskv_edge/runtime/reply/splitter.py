@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Callable, List, Optional, Tuple, Union
 
-from .form import SPACE, Form, NotACall, ToolCall
+from .form import SPACE, CallForm, NotACall, ToolCall
 from .thinking import Thinking
 
 
@@ -34,7 +34,7 @@ class Splitter:
     """
 
     def __init__(
-        self, form: Optional[Form] = None, thinking: Optional[Thinking] = None, *, is_thinking: bool = False
+        self, form: Optional[CallForm] = None, thinking: Optional[Thinking] = None, *, is_thinking: bool = False
     ) -> None:
         self._form, self._thinking = form, thinking
         self._rest = ""  # not handed on yet
@@ -71,7 +71,7 @@ class Splitter:
             return [*self._say(said), *self._enter(mark)]
         return self._hand_on(self._say, self._marks(), is_all)
 
-    def _begun(self, form: Form, is_all: bool) -> Optional[bool]:
+    def _begun(self, form: CallForm, is_all: bool) -> Optional[bool]:
         """Whether the answer begins with a call that has no mark; None: not known yet."""
         words = form.marks.words
         if words and self._rest.startswith(words):

@@ -32,11 +32,11 @@ class TaggedCalls:
         return False
 
     def may_begin(self, text: str) -> bool:
-        """As Form.may_begin."""
+        """As CallForm.may_begin."""
         return False
 
     def take(self, text: str, *, is_all: bool) -> Optional[Tuple[List[ToolCall], str]]:
-        """As Form.take. Arguments end where no further one begins."""
+        """As CallForm.take. Arguments end where no further one begins."""
         head = re.match(rf"\s*([\w.-]+)\s*{re.escape(self.behind_name)}", text)
         if head is None:
             if is_all or len(text) > _LONGEST_NAME:
