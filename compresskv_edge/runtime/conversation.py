@@ -6,14 +6,15 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple, Union
 from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
 
 from ..engine import native
-from . import binding, chat, digest
+from ..errors import ModelError
+from . import binding, chat, digest, template
 from .compression import Compression
 from .positions import check_window
 from .prefill import Reader
@@ -36,10 +37,29 @@ class Conversing(_Base):
     input_ids: npt.NDArray[np.intc]  # of the base class
     special_in_messages = False  # True: a message that spells a control token, `<|im_end|>`, is one: stock's way
     _reader: Optional[Reader]
+    _template_error: Optional[ModelError] = None
     _turn: CacheTurn
     _shown: Mapping[int, bytes]
     _calls: WeakValueDictionary[Tuple[int, ...], chat.ChatCall]  # that are to run or at it, by the prompts' tokens
     _restored_logits: Optional[npt.NDArray[np.float32]] = None  # of the last token, until one is decoded
+
+    # assigned by the base class right before it compiles the templates in it
+    @property
+    def metadata(self) -> Dict[str, str]:
+        """As in llama_cpp.Llama: the GGUF's keys, without chat templates that do not compile."""
+        known: Dict[str, str] = self.__dict__["_metadata"]
+        return known
+
+    @metadata.setter
+    def metadata(self, found: Mapping[str, str]) -> None:
+        # an error that is raised here, the base class would swallow
+        self.__dict__["_metadata"], self._template_error = template.usable(found, self.model_path)
+
+    def _check_template(self, named: Any) -> None:
+        """Raise ModelError for a template that does not compile, if the caller named no other format."""
+        if self._template_error is not None and named is None:
+            self.close()
+            raise self._template_error
 
     def _say_if_run_again(self, compression: Compression, tokens: Sequence[int]) -> None:
         """A history edited where tokens are evicted: the base class runs all of it again, maybe for minutes."""

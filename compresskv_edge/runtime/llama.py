@@ -93,7 +93,8 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
                 hold their window only (swa_full=False) unless asked otherwise.
 
         Raises:
-            ModelError: a name of the catalogue that was not pulled, or one that is neither there nor a file.
+            ModelError: a name of the catalogue that was not pulled, or one that is neither there nor a file; a chat
+                template that does not compile, where no chat_format is given.
             LibraryError: another llama.cpp is loaded.
             ProfileError: the profile is invalid or belongs to another model.
             PolicyError: there is no such policy, or it cannot run with these arguments.
@@ -130,6 +131,7 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
             if isinstance(error, CompressKVError) or not ours:
                 raise
             raise EngineError(f"{error}: {native.last_error()}") from error
+        self._check_template(kwargs.get("chat_format") or kwargs.get("chat_handler"))
         if self._reader is not None:
             self._reader.positions.install()
 
