@@ -92,6 +92,6 @@ def test_through_the_server(tmp_path: Path, template: str, status: int, words: s
 
 
 def test_none_at_all_is_said_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (slot,) = load_slots(ModelSettings(model=write(tmp_path, ""), n_ctx=256, n_threads=1))
+    (slot,) = load_slots(ModelSettings(model=write(tmp_path, ""), kv_profile="uniform", kv_budget=64, n_ctx=256))
     slot.close()
     assert "has no chat template: it may not be made for chats (--chat_format names one)" in caplog.text
