@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from ..engine import native
 from ..errors import ModelError
-from . import binding, chat, digest, template
+from . import binding, chat, digest
+from . import metadata as gguf_words
 from .compression import Compression
 from .positions import check_window
 from .prefill import Reader
@@ -43,17 +44,19 @@ class Conversing(_Base):
     _calls: WeakValueDictionary[Tuple[int, ...], chat.ChatCall]  # that are to run or at it, by the prompts' tokens
     _restored_logits: Optional[npt.NDArray[np.float32]] = None  # of the last token, until one is decoded
 
-    # assigned by the base class right before it compiles the templates in it
-    @property
-    def metadata(self) -> Dict[str, str]:
-        """As in llama_cpp.Llama: the GGUF's keys, without chat templates that do not compile."""
+    # The base class assigns it, {} if it cannot read it, and then compiles the templates in it. An error that is raised
+    # here it would swallow.
+    def _get_metadata(self) -> Dict[str, str]:
+        """As in llama_cpp.Llama: the GGUF's keys and values, without chat templates that do not compile."""
         known: Dict[str, str] = self.__dict__["_metadata"]
         return known
 
-    @metadata.setter
-    def metadata(self, found: Mapping[str, str]) -> None:
-        # an error that is raised here, the base class would swallow
-        self.__dict__["_metadata"], self._template_error = template.usable(found, self.model_path)
+    def _set_metadata(self, _: Mapping[str, str]) -> None:
+        self.__dict__["_metadata"], self._template_error = gguf_words.usable(
+            gguf_words.read(self.model), self.model_path
+        )
+
+    metadata = property(_get_metadata, _set_metadata)
 
     def _check_template(self, named: Any) -> None:
         """Raise ModelError for a template that does not compile, if the caller named no other format."""

@@ -113,13 +113,12 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
         if kv_profile is None and kv_policy != "compresskv":
             kv_profile = Profile.uniform(model_path)
         if kv_profile is not None:
-            options = {**kwargs, "rpc_servers": rpc_servers}
+            options, kwargs = {**kwargs, "rpc_servers": rpc_servers}, _options(kwargs)
             profile = _load_profile(kv_profile, model_path, allow_calibration, options)
             budget = profile.default_budget if kv_budget is None else kv_budget
             self._compression = Compression(
                 KVSettings(profile, budget, kv_tail, kv_prefill, kv_memory, kv_policy, kv_rebase, kv_protect, kv_guide)
             )
-            kwargs = _options(kwargs)
         elif kv_budget is not None:
             raise BudgetError(f"kv_budget={kv_budget!r} needs kv_profile: a profile, or Profile.uniform(model_path)")
         elif kv_rebase:
@@ -281,6 +280,8 @@ def _load_profile(
 
 def _options(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The caller's options for llama_cpp.Llama, with what a compressed cache needs."""
+    if kwargs.get("vocab_only"):
+        raise UnsupportedModelError("vocab_only=True loads no layers to compress: load the model without kv_profile")
     if kwargs.get("embedding"):
         raise UnsupportedModelError("embedding=True keeps no cache to compress: load the model without kv_profile")
     if kwargs.get("flash_attn") is False:

@@ -1,10 +1,11 @@
-"""Chat templates of GGUF files, which anybody may have written."""
+"""The words in a GGUF, which anybody may have written: bytes that are no UTF-8, templates that do not compile."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Mapping
-from typing import Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from ..errors import ModelError
 from . import binding
@@ -12,6 +13,20 @@ from . import binding
 _DEFAULT = "tokenizer.chat_template"
 
 _log = logging.getLogger(__name__)
+
+
+def read(model: Any) -> Dict[str, str]:
+    """The keys and values of a model (llama_model_p). The binding's reader raises at a byte that is no UTF-8."""
+    c = binding.llama_cpp
+
+    def text(ask: Callable[..., int], i: int) -> str:
+        n = ask(model, i, ctypes.create_string_buffer(1), 1)
+        buffer = ctypes.create_string_buffer(n + 1)
+        ask(model, i, buffer, n + 1)
+        return buffer.value.decode("utf-8", errors="replace")
+
+    keys, values = c.llama_model_meta_key_by_index, c.llama_model_meta_val_str_by_index
+    return {text(keys, i): text(values, i) for i in range(c.llama_model_meta_count(model))}
 
 
 def usable(metadata: Mapping[str, str], path: str) -> Tuple[Dict[str, str], Optional[ModelError]]:

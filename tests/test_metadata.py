@@ -1,4 +1,4 @@
-"""Templates that do not compile, say nothing, or refuse: named errors with the remedy, never a traceback."""
+"""GGUF files as strangers write them: they load where stock loads them, or a named error tells the remedy."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from compresskv_edge import Llama, Profile
 from compresskv_edge.apps.server.app import create_app
 from compresskv_edge.apps.server.load import load_slots
 from compresskv_edge.apps.server.settings import ModelSettings, ServerSettings
-from compresskv_edge.errors import ModelError
+from compresskv_edge.errors import ModelError, UnsupportedModelError
 from compresskv_edge.model import random_gguf
-from compresskv_edge.runtime.template import usable
+from compresskv_edge.model.sizes import ModelSizes
+from compresskv_edge.runtime.metadata import usable
 
 BROKEN = "{% for x in %}{{"
 NO_SYSTEM = (
@@ -95,3 +96,47 @@ def test_none_at_all_is_said_at_the_start(tmp_path: Path, caplog: pytest.LogCapt
     (slot,) = load_slots(ModelSettings(model=write(tmp_path, ""), kv_profile="uniform", kv_budget=64, n_ctx=256))
     slot.close()
     assert "has no chat template: it may not be made for chats (--chat_format names one)" in caplog.text
+
+
+def patched(folder: Path, before: bytes, after: bytes) -> str:
+    """A random model in whose header some bytes are others."""
+    path = Path(write(folder, "{{ messages[0].content }}"))
+    data = path.read_bytes()
+    assert len(before) == len(after)
+    path.write_bytes(data.replace(before, after, 1))
+    return str(path)
+
+
+def test_a_byte_that_is_no_utf8(tmp_path: Path, options: Any) -> None:
+    path = patched(tmp_path, b"tiny-llama", b"t\xe9ny-llama")
+    llm = load(path, **options)
+    assert llm.metadata["general.name"] == "t\ufffdny-llama"
+    assert llm.chat_format == "chat_template.default", "the binding would lose its template over that byte"
+    llm.create_completion("Hello.", max_tokens=2)
+    llm.save_session(tmp_path / "saved")
+    load(path, **options).load_session(tmp_path / "saved")
+
+
+def test_what_the_binding_reads_is_read_alike(path: str) -> None:
+    llm = Llama(path, n_ctx=256, verbose=False)
+    assert llm.metadata == llm._model.metadata()
+
+
+def test_no_trained_length_no_plan(tmp_path: Path) -> None:
+    path = patched(tmp_path, b"llama.context_length", b"llama.kontext_length")
+    with pytest.raises(UnsupportedModelError, match=r"has no llama\.context_length.*: give a complete \.gguf file"):
+        ModelSizes.from_gguf(path)
+
+
+@pytest.mark.parametrize("profile", ["uniform", "auto"])
+def test_a_vocabulary_alone_has_nothing_to_compress(path: str, profile: str) -> None:
+    with pytest.raises(
+        UnsupportedModelError, match="vocab_only=True loads no layers to compress: load the model without"
+    ):
+        Llama(path, vocab_only=True, kv_profile=Profile.uniform(path) if profile == "uniform" else profile)
+
+
+def test_a_whole_model_may_be_named_like_a_part(tmp_path: Path, options: Any) -> None:
+    path = Path(write(tmp_path, "")).rename(tmp_path / "model-00001-of-00003.gguf")
+    load(str(path), **options).create_completion("Hello.", max_tokens=2)
+    assert ModelSizes.from_gguf(path).n_layer > 0
