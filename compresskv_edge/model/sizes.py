@@ -66,6 +66,11 @@ class ModelSizes:
     def _from_gguf(cls, path: str | os.PathLike[str]) -> ModelSizes:
         file, facts = GGUF.open(path), ModelFacts.from_gguf(path)
         get = _getter(file.metadata, facts.architecture)
+        if int(get("context_length", 0)) < 1:
+            raise UnsupportedModelError(
+                f"{str(path)!r} has no {facts.architecture}.context_length, without which llama.cpp loads no model: "
+                "give a complete .gguf file"
+            )
         _refuse_other_caches(facts.architecture, get, str(path))
         n_head, n_head_kv, k_dim = (
             _per_layer(x, facts.n_layer) for x in (facts.n_head, facts.n_head_kv, facts.head_dim)

@@ -21,7 +21,7 @@ from ..errors import SchemaError
 library.offer()
 
 import llama_cpp as llama_cpp  # noqa: E402
-from llama_cpp import llama_chat_format  # noqa: E402
+from llama_cpp import llama_chat_format as llama_chat_format  # noqa: E402
 
 StockLlama = llama_cpp.Llama  # now: replace_llama() may put ours in its place
 _TOO_LONG = re.compile(r"Requested tokens \((\d+)\) exceed context window of \d+$")

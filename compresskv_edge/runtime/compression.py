@@ -11,6 +11,7 @@ from ..engine import memory, native
 from ..errors import PolicyError, UnsupportedModelError
 from ..method.budget import resolve_mean_budget
 from ..model.facts import ModelFacts
+from . import metadata
 from .attached import attached_profile
 from .binding import llama_cpp
 from .policy_run import PolicyRun
@@ -160,12 +161,12 @@ class Compression:
 
 
 def _facts(model: Any, layers: Sequence[native.LayerShape]) -> ModelFacts:
-    metadata = model.metadata()
+    words = metadata.read(model.model)
     return ModelFacts(
-        architecture=metadata.get("general.architecture", ""),
+        architecture=words.get("general.architecture", ""),
         n_layer=len(layers),
         n_head=tuple(layer.n_head for layer in layers),
         n_head_kv=tuple(layer.n_head_kv for layer in layers),
         head_dim=tuple(layer.head_dim_k for layer in layers),
-        name=metadata.get("general.name", ""),
+        name=words.get("general.name", ""),
     )

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, List, Optional, Union
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple, Union
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
 
 from ..engine import native
+from ..errors import ModelError
 from . import binding, chat, digest
+from . import metadata as gguf_words
 from .compression import Compression
 from .positions import check_window
 from .prefill import Reader
@@ -35,9 +38,31 @@ class Conversing(_Base):
     input_ids: npt.NDArray[np.intc]  # of the base class
     special_in_messages = False  # True: a message that spells a control token, `<|im_end|>`, is one: stock's way
     _reader: Optional[Reader]
+    _template_error: Optional[ModelError] = None
     _turn: CacheTurn
-    _rendered: Optional[Prompt] = None  # the last one that was to run
+    _shown: Mapping[int, bytes]
+    _calls: WeakValueDictionary[Tuple[int, ...], chat.ChatCall]  # that are to run or at it, by the prompts' tokens
     _restored_logits: Optional[npt.NDArray[np.float32]] = None  # of the last token, until one is decoded
+
+    # The base class assigns it, {} if it cannot read it, and then compiles the templates in it. An error that is raised
+    # here it would swallow.
+    def _get_metadata(self) -> Dict[str, str]:
+        """As in llama_cpp.Llama: the GGUF's keys and values, without chat templates that do not compile."""
+        known: Dict[str, str] = self.__dict__["_metadata"]
+        return known
+
+    def _set_metadata(self, _: Mapping[str, str]) -> None:
+        self.__dict__["_metadata"], self._template_error = gguf_words.usable(
+            gguf_words.read(self.model), self.model_path
+        )
+
+    metadata = property(_get_metadata, _set_metadata)
+
+    def _check_template(self, named: Any) -> None:
+        """Raise ModelError for a template that does not compile, if the caller named no other format."""
+        if self._template_error is not None and named is None:
+            self.close()
+            raise self._template_error
 
     def _say_if_run_again(self, compression: Compression, tokens: Sequence[int]) -> None:
         """A history edited where tokens are evicted: the base class runs all of it again, maybe for minutes."""
@@ -64,33 +89,53 @@ class Conversing(_Base):
     def create_chat_completion(self, messages: Union[List[Any], Prompt], *args: Any, **kwargs: Any) -> Any:
         """As llama_cpp.Llama.create_chat_completion. With a profile, the system prompt is never evicted.
 
-        messages: or their prompt, of chat_prompt with the same tools.
+        messages: or their prompt, of chat_prompt with the same tools. Beyond llama_cpp's arguments:
+        chat_template_kwargs, a mapping for the template such as {"enable_thinking": False}; parallel_tool_calls, False
+        for one call at most; reasoning_format, "none" to leave thoughts in the text. Tool calls in the form of the
+        model's template are `tool_calls` of the message, and thoughts are its `reasoning_content` (docs/api.md).
         """
         with contextlib.nullcontext() if kwargs.get("stream") else self._turn.call():
             return self._chat(messages, *args, **kwargs)
 
     def _chat(self, messages: Union[List[Any], Prompt], *args: Any, **kwargs: Any) -> Any:
         if isinstance(messages, Prompt):
-            options = binding.chat_options(*args, **kwargs)
-            return self.run_chat(chat.prepare(messages, options, verbose=self.verbose))
+            options = chat.options(*args, **kwargs)
+            return self.run_chat(chat.prepare(self, messages, options, verbose=self.verbose))
         call = self.prepare_chat(messages, *args, **kwargs)
-        return super().create_chat_completion(messages, *args, **kwargs) if call is None else self.run_chat(call)
+        if call is not None:
+            return self.run_chat(call)
+        return super().create_chat_completion(messages, *args, **chat.without_own(kwargs))
 
     def prepare_chat(self, messages: Sequence[Message], *args: Any, **kwargs: Any) -> Optional[chat.ChatCall]:
         """What create_chat_completion would run with these arguments; None as chat_prompt, for `run_chat`."""
-        options = binding.chat_options(*args, **kwargs)
+        options = chat.options(*args, **kwargs)
         prompt = self.chat_prompt(messages, **{name: options[name] for name in chat.TEMPLATE_OPTIONS})
-        return None if prompt is None else chat.prepare(prompt, options, verbose=self.verbose)
+        return None if prompt is None else chat.prepare(self, prompt, options, verbose=self.verbose)
 
     def run_chat(self, call: chat.ChatCall) -> Any:
         """The answer to a chat that was prepared, or its chunks."""
-        self._rendered = call.prompt
-        return chat.run(self, call)
+        self._calls[call.prompt.tokens] = call
+        if call.options["stream"]:
+            return self._until_over(chat.run(self, call), call)
+        with self._turn.call():
+            answer = chat.run(self, call)
+            self._shown = {}
+            return answer
 
-    def _prompt_of(self, tokens: Sequence[int]) -> Prompt:
-        """The chat's, if these are its tokens."""
-        rendered, plain = self._rendered, Prompt(tuple(tokens))
-        return rendered if rendered is not None and rendered.tokens == plain.tokens else plain
+    def _until_over(self, chunks: Iterator[Any], call: chat.ChatCall) -> Iterator[Any]:
+        """The same chunks; `call` lives until the last of them."""
+        try:
+            yield from chunks
+        finally:
+            if self._shown is call.marks:
+                self._shown = {}
+
+    def _begun(self, tokens: Sequence[int]) -> Prompt:
+        """An answer to these tokens begins: their prompt, the chat's if they are one's."""
+        plain = tuple(tokens)
+        call = self._calls.get(plain)
+        self._shown = {} if call is None else call.marks
+        return Prompt(plain) if call is None else call.prompt
 
     def last_logits(self) -> npt.NDArray[np.float32]:
         """Logits of the last token, a copy: (n_vocab,), or (0,) if it has to be evaluated again."""

@@ -7,7 +7,7 @@ tokenised as plain text. A chat without such spellings is rendered and tokenised
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Dict, List, Optional, Tuple
 
 from . import binding
@@ -23,6 +23,16 @@ def control_texts(llm: Any) -> List[str]:
         known = [piece.decode("utf-8", errors="ignore") for piece in binding.pieces(llm, ids)]
         llm.__dict__["_control_texts"] = known
     return known
+
+
+def spelled_tokens(llm: Any, texts: Iterable[str]) -> Dict[int, bytes]:
+    """The control tokens that some texts spell, but for those that end an answer: an answer's text shows them not."""
+    wanted = [text for text in texts if text]
+    if not any(spelled and spelled in text for spelled in control_texts(llm) for text in wanted):
+        return {}
+    tokens = {token for text in wanted for token in llm.tokenize(text.encode("utf-8"), add_bos=False, special=True)}
+    shown = [token for token in tokens if binding.is_control(llm, token) and not binding.is_end(llm, token)]
+    return dict(zip(shown, binding.pieces(llm, shown)))
 
 
 class StandIns:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple, Union
 
@@ -52,6 +53,7 @@ class KVControl(_Base):
 
     _turn: CacheTurn
     _reader: Optional[Reader] = None  # None: the stock cache
+    _shown: Mapping[int, bytes] = {}  # control tokens that texts show, for the answer at hand
 
     #
     # what there is
@@ -216,4 +218,13 @@ class KVControl(_Base):
     def detokenize(self, tokens: List[int], prev_tokens: Optional[List[int]] = None, special: bool = False) -> bytes:
         """As llama_cpp.Llama.detokenize."""
         before = None if prev_tokens is None else checked(prev_tokens, self.n_vocab())
-        return bytes(super().detokenize(checked(tokens, self.n_vocab()), before, special))
+        tokens = checked(tokens, self.n_vocab())
+        if special or not any(token in self._shown for token in tokens):
+            return bytes(super().detokenize(tokens, before, special))
+        text, done = b"", list(before or [])
+        for is_mark, some in itertools.groupby(tokens, self._shown.__contains__):
+            part = list(some)
+            marks = b"".join(self._shown[token] for token in part) if is_mark else b""
+            text += marks or bytes(super().detokenize(part, done or before))
+            done += part
+        return text

@@ -8,6 +8,7 @@ import functools
 import inspect
 import os
 from typing import Any, Generator, List, Mapping, Optional, Sequence, Union
+from weakref import WeakValueDictionary
 
 from ..engine import library, memory, native, rpc
 from ..errors import (
@@ -95,7 +96,8 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
                 hold their window only (swa_full=False) unless asked otherwise.
 
         Raises:
-            ModelError: a name of the catalogue that was not pulled, or one that is neither there nor a file.
+            ModelError: a name of the catalogue that was not pulled, or one that is neither there nor a file; a chat
+                template that does not compile, where no chat_format is given.
             LibraryError: another llama.cpp is loaded.
             ProfileError: the profile is invalid or belongs to another model.
             PolicyError: there is no such policy, or it cannot run with these arguments.
@@ -105,7 +107,7 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
             EngineError: a server of `rpc_servers` does not answer.
             ValueError: as `llama_cpp.Llama`.
         """
-        self._turn = CacheTurn()
+        self._turn, self._calls = CacheTurn(), WeakValueDictionary()
         check_sizes(kwargs)
         model_path = resolve(model_path)
         library.load()
@@ -114,13 +116,12 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
         if kv_profile is None and kv_policy != "compresskv":
             kv_profile = Profile.uniform(model_path)
         if kv_profile is not None:
-            options = {**kwargs, "rpc_servers": rpc_servers}
+            options, kwargs = {**kwargs, "rpc_servers": rpc_servers}, _options(kwargs)
             profile = _load_profile(kv_profile, model_path, allow_calibration, options)
             budget = profile.default_budget if kv_budget is None else kv_budget
             self._compression = Compression(
                 KVSettings(profile, budget, kv_tail, kv_prefill, kv_memory, kv_policy, kv_rebase, kv_protect, kv_guide)
             )
-            kwargs = _options(kwargs)
         elif kv_budget is not None:
             raise BudgetError(f"kv_budget={kv_budget!r} needs kv_profile: a profile, or Profile.uniform(model_path)")
         elif kv_rebase:
@@ -132,6 +133,7 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
             if isinstance(error, CompressKVError) or not ours:
                 raise
             raise EngineError(f"{error}: {native.last_error()}") from error
+        self._check_template(kwargs.get("chat_format") or kwargs.get("chat_handler"))
         if self._reader is not None:
             self._reader.positions.install()
 
@@ -212,10 +214,10 @@ class Llama(Conversing, KVControl, llama_cpp.Llama):
         tokens = checked(tokens, self.n_vocab())
         if not tokens:
             raise TokenError("the prompt is empty: give at least one token")
+        prompt = self._begun(tokens)
         if self._reader is None:
             yield from self._sampled(tokens, *args, **kwargs)
             return
-        prompt = self._prompt_of(tokens)
         with self._reader.generating(prompt):
             self._say_if_run_again(self._reader.compression, prompt.tokens)
             yield from self._sampled(tokens, *args, **kwargs)
@@ -280,6 +282,8 @@ def _load_profile(
 
 def _options(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The caller's options for llama_cpp.Llama, with what a compressed cache needs."""
+    if kwargs.get("vocab_only"):
+        raise UnsupportedModelError("vocab_only=True loads no layers to compress: load the model without kv_profile")
     if kwargs.get("embedding"):
         raise UnsupportedModelError("embedding=True keeps no cache to compress: load the model without kv_profile")
     if kwargs.get("flash_attn") is False:

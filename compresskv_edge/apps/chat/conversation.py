@@ -7,7 +7,6 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
 
 from ...errors import ChatError, EngineError
@@ -17,31 +16,11 @@ from ...runtime.session.snapshot import Snapshot
 from . import template
 from .document import Document
 from .interrupt import Stop
+from .timing import Timing
 
 Message = dict[str, str]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Of the last answer. Tokens that were run (not those found in the cache), tokens generated, and seconds.
-
-    `n_timed` tokens came within `answer_seconds`: those after the first piece, which comes with the prompt.
-    """
-
-    n_prompt: int = 0
-    n_generated: int = 0
-    n_timed: int = 0
-    prompt_seconds: float = 0.0
-    reading_seconds: float = 0.0  # of the document, before its question was run
-    answer_seconds: float = 0.0
-    stopped: bool = False
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Of the answer; 0.0 if it was too short to say."""
-        return self.n_timed / self.answer_seconds if self.n_timed > 1 and self.answer_seconds else 0.0
 
 
 class Conversation:
@@ -49,7 +28,9 @@ class Conversation:
 
     fresh: every question sees the whole document: its full cache waits on disk (snapshot.py) and is compressed anew for
     each; in bounded memory it is read anew. Otherwise questions see what was kept for the one before. sampling:
-    arguments of create_chat_completion. `timing` is that of the last answer.
+    arguments of create_chat_completion. `timing` is that of the last answer, `thoughts` what a reasoning model thought
+    before it: they are shown, and are no part of the conversation, as the models' templates want it. thinks: False asks
+    such a model to answer at once; None leaves it to the template.
     """
 
     def __init__(
@@ -60,9 +41,12 @@ class Conversation:
         sampling: Optional[Mapping[str, Any]] = None,
         *,
         fresh: bool = True,
+        thinks: Optional[bool] = None,
     ) -> None:
         self.llm = llm
         self.fresh = fresh
+        self.template_options = {} if thinks is None else {"enable_thinking": thinks}
+        self.thoughts = ""
         self.snapshot = Snapshot()
         self._is_bounded = False  # the document does not fit the memory
         self._reading_seconds = 0.0  # before the question that comes next
@@ -238,7 +222,7 @@ class Conversation:
         return list(prompt.tokens[:n_shared])
 
     def _prompt(self, question: str) -> Optional[Prompt]:
-        return template.render(self.llm, [*self.messages, self._message(question)])
+        return template.render(self.llm, [*self.messages, self._message(question)], self.template_options)
 
     def _check_fits(self, n_tokens: int) -> None:
         n_ctx = self.llm.n_ctx()
@@ -263,7 +247,7 @@ class Conversation:
     def _answer(self, asked: Union[Prompt, list[Message]]) -> Iterator[str]:
         start = first = time.perf_counter()
         begun = said = False
-        n_first = 0
+        self.thoughts, n_first = "", 0
         try:
             if self.stop.requested:
                 return
@@ -275,7 +259,9 @@ class Conversation:
                         prefill.close()  # what follows is one token after the other
                         begun, first, n_first = True, time.perf_counter(), int(self.llm.n_tokens)
                         self.n_expected = self.n_expected or n_first
-                    piece = chunk["choices"][0]["delta"].get("content") or ""
+                    delta = chunk["choices"][0]["delta"]
+                    self.thoughts += delta.get("reasoning_content") or ""
+                    piece = delta.get("content") or ""
                     piece = piece if said else piece.lstrip()
                     if piece:
                         said = True

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...runtime.llama import KVStats
-from .conversation import Conversation, Timing
+from .conversation import Conversation
+from .timing import Timing
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Optional
 
 from ...errors import ChatError, CompressKVError
 from ...runtime.prompt import Prompt
 
 
-def render(llm: Any, messages: list[dict[str, str]]) -> Optional[Prompt]:
-    """As Llama.chat_prompt. Raises ChatError where the model's template raises an error of its own."""
+def render(
+    llm: Any, messages: list[dict[str, str]], template_options: Optional[Mapping[str, Any]] = None
+) -> Optional[Prompt]:
+    """As Llama.chat_prompt. template_options: its chat_template_kwargs.
+
+    Raises ChatError where the model's template raises an error of its own.
+    """
     try:
-        prompt: Optional[Prompt] = llm.chat_prompt(messages)
+        more = {"chat_template_kwargs": dict(template_options)} if template_options else {}
+        prompt: Optional[Prompt] = llm.chat_prompt(messages, **more)
     except CompressKVError:
         raise
     except Exception as error:  # a template is a program: it raises jinja2's errors, ValueError, TypeError

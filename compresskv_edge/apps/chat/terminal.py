@@ -151,6 +151,7 @@ def answer_all(chat: Conversation, questions: Iterable[str]) -> list[dict[str, A
             {
                 "question": question,
                 "answer": answer,
+                **({"thoughts": chat.thoughts} if chat.thoughts else {}),
                 "n_tokens": status.n_tokens,
                 "n_tokens_kept": list(status.stats.n_tokens_kept),
                 "kv_bytes": status.kv_bytes,

@@ -22,12 +22,13 @@ from .why import Passage, Piece
 _MARKED = 0.25  # of the layers: without colours, tokens that so many hold stand in brackets
 _SHADES = ((0.75, "black on #ffb300"), (0.5, "black on #ffd54f"), (_MARKED, "black on #fff3c4"), (1e-9, "underline"))
 _LINES_BESIDE = 3  # of the screen, left free below a growing block
+_LINES_OF_THOUGHT = 3
 _LEAST_READ = 32  # fewer tokens are read before a bar is drawn
 _PER_SECOND = 8  # pictures, at most
 
 
 class _Growing:
-    """What stands at the foot of the screen: a bar while the prompt is read, then the block that is being written."""
+    """What stands at the foot of the screen: a bar while the prompt is read, thoughts, the block that is written."""
 
     def __init__(self, chat: Conversation, text: MarkdownStream) -> None:
         self.chat, self.text = chat, text
@@ -38,6 +39,8 @@ class _Growing:
             for line in lines[-max(console.height - _LINES_BESIDE, 1) :]:
                 yield from line
                 yield Segment.line()
+        elif self.chat.thoughts:
+            yield Text("\n".join(self.chat.thoughts.strip().splitlines()[-_LINES_OF_THOUGHT:]), style="dim")
         elif self.chat.n_expected - self.chat.n_cached > _LEAST_READ:
             yield _reading(int(self.chat.llm.n_tokens), self.chat.n_expected)
 

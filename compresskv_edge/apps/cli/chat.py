@@ -74,6 +74,9 @@ def chat_command(
         Optional[str], typer.Option(help="For the cache, say 2GB: longer prompts are read in it.", show_default="free")
     ] = None,
     chat_format: Annotated[Optional[str], typer.Option(help="Of llama-cpp-python.", show_default="the model's")] = None,
+    thinking: Annotated[
+        Optional[bool], typer.Option(help="Of a reasoning model, before it answers.", show_default="the model's")
+    ] = None,
     special_in_messages: Annotated[
         bool, typer.Option("--special-in-messages", help="<|im_end|> in a document or question ends its turn.")
     ] = False,
@@ -105,7 +108,7 @@ def chat_command(
     llm = open_model(model, profile=profile, budget=kv_budget, n_ctx=ctx, options=options)
     llm.special_in_messages = special_in_messages
     sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-    chat = Conversation(llm, document, system, sampling, fresh=fresh)
+    chat = Conversation(llm, document, system, sampling, fresh=fresh, thinks=thinking)
     try:
         if as_json:
             chat.read_ahead()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -13,6 +14,8 @@ from ...runtime import binding
 from ...runtime.llama import Llama, llama_cpp
 from ...runtime.stop import StopFlag
 from .settings import MAX_DEFAULT_CTX, ModelSettings
+
+_log = logging.getLogger(__name__)
 
 
 class Aborted(Exception):
@@ -85,6 +88,9 @@ def load_slots(settings: ModelSettings) -> List[SlotLlama]:
     except BaseException:
         close_slots(slots)
         raise
+    if not settings.chat_format and "tokenizer.chat_template" not in slots[0].metadata:
+        name = settings.model
+        _log.warning("%s has no chat template: it may not be made for chats (--chat_format names one)", name)
     return slots
 
 

@@ -21,6 +21,10 @@ from .load import SlotLlama
 from .requests import NOT_ARGUMENTS, ChatRequest, CompletionRequest
 
 _NO_GRAMMAR = "the grammar cannot be parsed: it has to be GBNF with a rule named root"
+_NO_PROMPT = (
+    "the model's chat template makes an empty prompt of these messages: start the server with --chat_format, such as "
+    "chatml"
+)
 _NO_TOKENS = np.empty(0, dtype=np.int32)
 _BAD_REQUEST = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError, jinja2.TemplateError)
 
@@ -47,6 +51,8 @@ def chat(llama: SlotLlama, body: ChatRequest, name: str) -> Prepared:
         raise cannot("the chat template cannot render these messages", error, param="messages") from error
     if ready is None:  # such a handler makes the prompt where it runs
         return Prepared(_NO_TOKENS, lambda slot: slot.create_chat_completion(messages, **kwargs))
+    if not ready.prompt.tokens:
+        raise ApiError(400, _NO_PROMPT, param="messages")
     _check(llama, ready.prompt.tokens, ready.options)
     return Prepared(np.asarray(ready.prompt.tokens, dtype=np.int32), lambda slot: slot.run_chat(ready))
 

@@ -101,6 +101,28 @@ class ChatRequest(_Beyond, CreateChatCompletionRequest):
     max_completion_tokens: Optional[int] = Field(default=None, ge=1, description="OpenAI's newer name of max_tokens.")
 
     response_format: Optional[ResponseFormat] = Field(default=None, description="As OpenAI's: JSON, or by a schema.")
+    tools: Optional[List[Dict[str, Any]]] = Field(default=None, description="Functions that the model may call.")
+    tool_choice: Union[Literal["none", "auto", "required"], Dict[str, Any], None] = Field(
+        default=None, description="As OpenAI's: none, auto, required, or the one tool that must be called."
+    )
+    parallel_tool_calls: Optional[bool] = Field(default=None, description="false: one call in an answer at most.")
+    chat_template_kwargs: Optional[Dict[str, Any]] = Field(
+        default=None, description='For the chat template, as llama.cpp and vLLM name it: {"enable_thinking": false}.'
+    )
+    reasoning_format: Optional[Literal["none", "auto", "deepseek"]] = Field(
+        default=None, description="none: thoughts stay in the content; else they are `reasoning_content`."
+    )
+
+    @model_validator(mode="after")
+    def _tools_with_names(self) -> "ChatRequest":
+        for index, tool in enumerate(self.tools or []):
+            if not _names_a_function(tool):
+                raise ValueError(f"tools[{index}] has no function with a name")
+        if isinstance(self.tool_choice, dict) and not _names_a_function(self.tool_choice):
+            raise ValueError("tool_choice names no function: send none, auto, required or a function's name")
+        if self.tool_choice == "required" and not (self.tools or self.functions):
+            raise ValueError("tool_choice is required, and there are no tools")
+        return self
 
     @model_validator(mode="after")
     def _readable(self) -> "ChatRequest":
@@ -110,6 +132,11 @@ class ChatRequest(_Beyond, CreateChatCompletionRequest):
             if not isinstance(message.get("role"), str):
                 raise ValueError(f"messages[{index}] has no role")
         return self
+
+
+def _names_a_function(value: Dict[str, Any]) -> bool:
+    function = value.get("function")
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
 # fields that are ours or the protocol's and not arguments of llama_cpp.Llama
