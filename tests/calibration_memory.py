@@ -14,7 +14,7 @@ def status_bytes(field: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field))
 
 
-plan = Plan(n_documents=1, n_error_documents=1, min_tokens=3900, max_tokens=3900)
+plan = Plan(n_documents=2, n_error_documents=1, n_questions=3, min_tokens=3900, max_tokens=3900)
 with open_engine(sys.argv[1], plan, n_threads=1) as engine:
     loaded = status_bytes("VmRSS")
     Runner(engine, Corpus.load(model_name="demo"), plan).run()

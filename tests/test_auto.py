@@ -16,7 +16,7 @@ from compresskv_edge.errors import CalibrationError
 from compresskv_edge.model import known
 from compresskv_edge.model.gguf_file import GGUF
 
-SMALL = Plan(n_documents=3, n_error_documents=2, min_tokens=256, max_tokens=384, answer_tokens=12)
+SMALL = Plan(n_documents=3, n_error_documents=2, n_questions=3, min_tokens=256, max_tokens=384, answer_tokens=12)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_auto_finds_the_shipped_profile(demo_model: Path, cache: Path) -> None:
 
 def test_auto_calibrates_once(tiny_gguf: Callable[..., Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tiny_gguf("llama")
-    with pytest.warns(UserWarning, match="0 of 9 prompts"):
+    with pytest.warns(UserWarning, match="0 of 12 prompts"):
         first = auto.resolve(path, llama_options={"n_threads": 1, "n_ctx": 64})
     assert [file.name for file in cache.iterdir()] == [known.cache_path(GGUF.open(path).hash()).name]
     monkeypatch.setattr(auto, "_calibrate", None)
@@ -75,7 +75,7 @@ def test_a_damaged_cached_profile_is_measured_again(tiny_gguf: Callable[..., Pat
     target = known.cache_path(GGUF.open(path).hash())
     target.parent.mkdir(parents=True)
     target.write_text("{")
-    with pytest.warns(UserWarning, match="calibrating again|0 of 9 prompts") as warned:
+    with pytest.warns(UserWarning, match="calibrating again|0 of 12 prompts") as warned:
         profile = auto.resolve(path, llama_options={"n_threads": 1, "n_ctx": 64})
     assert "calibrating again" in str(warned[0].message)
     assert Profile.load(target) == profile
@@ -110,7 +110,7 @@ def test_auto_calibrates_where_the_model_will_run(
     with server() as (_, port):
         servers = f"127.0.0.1:{port}"
         options = {"rpc_servers": servers, "n_gpu_layers": -1, "tensor_split": [1.0], "n_threads": 1, "n_ctx": 512}
-        with pytest.warns(UserWarning, match="0 of 9 prompts"):
+        with pytest.warns(UserWarning, match="0 of 12 prompts"):
             Llama(str(tiny_gguf("llama", seed=7)), kv_profile="auto", verbose=False, **options).close()
     assert len(opened) == 2, "one to measure the speed, one to calibrate"
     for each in opened:

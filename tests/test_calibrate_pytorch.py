@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 
 from compresskv_edge.calibration import Corpus, Plan, runner  # noqa: E402
 
-PLAN = Plan(n_documents=8, n_error_documents=8, max_tokens=1024)
+PLAN = Plan(n_documents=8, n_error_documents=4, n_questions=3, max_tokens=1024)
 N_LAYER, N_HEAD, N_KV, DIM, WINDOW, KERNEL, BUDGET, TOP = 5, 8, 2, 64, 8, 5, 32, 4
 THETA, EPS = 1e5, 1e-5
 

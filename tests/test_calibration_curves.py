@@ -10,12 +10,11 @@ import pytest
 
 from compresskv_edge import Llama, Profile
 from compresskv_edge.calibration import Corpus, Plan, calibrate, curves
-from compresskv_edge.calibration.engine import Engine
-from compresskv_edge.calibration.prompts import make_documents
+from compresskv_edge.calibration.runner import Runner, open_engine
 from compresskv_edge.errors import CalibrationError, ProfileError
 from compresskv_edge.model.measurement import ErrorCurves
 
-PLAN = Plan(n_documents=3, n_error_documents=1, n_curve_documents=1, n_questions=1, min_tokens=400, max_tokens=500)
+PLAN = Plan(n_documents=4, n_error_documents=1, n_curve_documents=1, n_questions=1, min_tokens=400, max_tokens=500)
 
 
 def test_moved_probability_by_hand() -> None:
@@ -37,8 +36,8 @@ def test_a_profile_with_curves(calibrated: Profile, tmp_path: Path) -> None:
     assert found.tokens == curves.POINTS
     asked, later = found.arrays()
     assert asked.shape == later.shape == (calibrated.model.n_layer, len(curves.POINTS))
-    assert asked[:, 0].max() > 10 * asked[:, -1].max(), "256 of 500 tokens hold what an answer needs, one does not"
-    assert later[:, 0].max() > later[:, -1].max()
+    assert asked[:, 0].max() > 10 * asked[:, -2].max(), "128 of 500 tokens hold what an answer needs, one does not"
+    assert later[:, 0].max() > later[:, -2].max()
     assert "error curves: one layer compressed at a time, 1 answers" in calibrated.provenance.how
     calibrated.save(tmp_path / "p.json")
     assert Profile.load(tmp_path / "p.json") == calibrated
@@ -46,10 +45,14 @@ def test_a_profile_with_curves(calibrated: Profile, tmp_path: Path) -> None:
 
 def test_the_numbers_come_from_one_layer_compressed(calibrated: Profile, demo_model: Path) -> None:
     assert calibrated.error_curves is not None
-    with Engine(demo_model, n_ctx=700, n_threads=1) as engine:
-        document = make_documents(Corpus.load(model_name=engine.facts.name), PLAN, engine.count, engine.overhead())[0]
+    with open_engine(demo_model, PLAN, n_threads=1) as engine:
+        run = Runner(engine, Corpus.load(model_name=engine.facts.name), PLAN)
+        assert run.run() == calibrated
+        document, heads = run.documents[-1], run._heads_before_errors()
         tokens = engine.tokens(document.ask(document.needles[0], engine.render))
-        heads = calibrated.heads_used()
+        engine.restart()
+        engine.read(tokens)
+        engine.answer(PLAN.answer_tokens)  # from here on as in the run
         again, short = curves.asked(engine, tokens, heads), curves.asked(engine, tokens[:40], heads)
         text = curves._Text(engine, tokens)
         text.follow(2, np.arange(5, 25))
@@ -80,7 +83,7 @@ def test_edge_runs_on_them(calibrated: Profile, demo_model: Path) -> None:
 
 
 def test_more_documents_than_there_are() -> None:
-    with pytest.raises(CalibrationError, match="no more errors or curves than documents"):
+    with pytest.raises(CalibrationError, match="no more for curves than for errors"):
         Plan(n_documents=2, n_error_documents=1, n_curve_documents=3)
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compresskv_edge.calibration.corpus import Corpus, sentences
+from compresskv_edge.calibration.corpus import Corpus, Needle, sentences
 from compresskv_edge.calibration.prompts import Plan, chat, find_span, make_documents, plain
 from compresskv_edge.errors import CalibrationError
 
-PLAN = Plan(n_documents=9, n_error_documents=3, min_tokens=256, max_tokens=1024)
+PLAN = Plan(n_documents=9, n_error_documents=3, n_questions=3, min_tokens=256, max_tokens=1024)
 
 
 def count(text: str) -> int:
@@ -114,7 +114,7 @@ def test_prompts_keep_their_length_and_hold_their_needles_once() -> None:
     for document in make_documents(Corpus.load(), PLAN, count, 1):
         for needle, depth in zip(document.needles, document.depths):
             prompt = document.ask(needle, plain)
-            assert 0.9 * document.n_tokens - 40 < count(prompt) <= document.n_tokens
+            assert 0.9 * document.n_tokens - 50 < count(prompt) <= document.n_tokens
             assert prompt.count(needle.sentence) == 1
             assert abs(count(prompt[: prompt.index(needle.sentence)]) / document.n_tokens - depth) < 0.3
         assert len({needle.kind for needle in document.needles}) == 3
@@ -122,7 +122,7 @@ def test_prompts_keep_their_length_and_hold_their_needles_once() -> None:
 
 def test_all_needles_are_used_before_one_comes_again() -> None:
     corpus = Corpus.load()
-    documents = make_documents(corpus, Plan(n_documents=8, n_error_documents=1), count, 1)
+    documents = make_documents(corpus, Plan(n_documents=10, n_error_documents=1), count, 1)
     assert {needle for document in documents for needle in document.needles} == set(corpus.needles)
 
 
@@ -139,7 +139,8 @@ def test_fewer_needles_than_questions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"n_documents": 0}, {"n_error_documents": 20}, {"max_tokens": 100}, {"min_tokens": 4}]
+    "wrong",
+    [{"n_documents": 0}, {"n_error_documents": 8}, {"max_tokens": 100}, {"min_tokens": 4}, {"answer_tokens": 1}],
 )
 def test_plans_that_cannot_be_run(wrong: dict[str, Any]) -> None:
     with pytest.raises(CalibrationError):
@@ -147,6 +148,24 @@ def test_plans_that_cannot_be_run(wrong: dict[str, Any]) -> None:
 
 
 # the form of a prompt
+
+
+def test_without_a_template_the_answer_is_begun() -> None:
+    document = make_documents(Corpus.load(), PLAN, count, 1)[0]
+    answer = "behind the blue door"
+    needle = Needle("place", f"The key of Rowan hangs {answer}.", "Where does it hang?", answer)
+    asked = "\n\nQuestion: Where does it hang?"
+    assert document.ask(needle, plain) == f"{document.text}{asked}\nAnswer: The key of Rowan hangs"
+    assert document.ask(needle, lambda text: f"<{text}>") == f"<{document.text}{asked}>"
+    reworded = Needle("place", "Rowan's key is there.", "Where does it hang?", answer)
+    assert document.ask(reworded, plain) == f"{document.text}{asked}\nAnswer:"
+
+
+def test_a_base_model_can_go_on_with_each_of_our_needles() -> None:
+    for needle in Corpus.load().needles:
+        assert needle.begin
+        assert needle.answer not in needle.begin
+        assert needle.answer not in needle.question
 
 
 def test_the_chat_template_is_the_models() -> None:

@@ -40,7 +40,7 @@ def test_a_model_that_never_finds_the_needle(tiny_gguf: Callable[..., Path], tmp
     result = call("calibrate", tiny_gguf("qwen2"), "-o", out, *FAST)
     assert result.exit_code == 1
     assert "uncalibrated heads" in result.output
-    assert "found the needle in 0 of 6 prompts" in result.output
+    assert "found the needle in 0 of 15 prompts" in result.output
     assert not Profile.load(out).calibration.heads_calibrated
     assert call("calibrate", tiny_gguf("qwen2"), "-o", out, *FAST, "--allow-uncalibrated").exit_code == 0
 
@@ -52,13 +52,15 @@ def test_ctrl_c_leaves_a_state(demo_model: Path, tmp_path: Path, monkeypatch: py
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Runner, "_measure_errors", interrupt)
+        patch.setattr(runner.Runner, "_add_errors", interrupt)
         result = call("calibrate", demo_model, "-o", out, *FAST)
     assert result.exit_code == 130
     assert "the same command goes on" in result.output
     assert [file.name for file in tmp_path.iterdir()] == [".demo.state.npz"]
-    monkeypatch.setattr(runner.Runner, "_score_heads", interrupt)  # all heads are in the state
+    read, measure = [], runner.Runner._measure
+    monkeypatch.setattr(runner.Runner, "_measure", lambda self, i: (read.append(i), measure(self, i)))
     assert call("calibrate", demo_model, "-o", out, *FAST).exit_code == 0
+    assert read == [2], "the document that ranks the heads is in the state, the one beside the plan is not needed"
     assert [file.name for file in tmp_path.iterdir()] == ["demo.json"]
 
 

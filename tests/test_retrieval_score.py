@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compresskv_edge.calibration.answer import recall
-from compresskv_edge.calibration.retrieval_score import classic_score, rank, semantic_score
+from compresskv_edge.calibration.retrieval_score import classic_score, rank, rank_correlation, semantic_score, shared
 from compresskv_edge.method.attention import attend, attention, look_at
 from compresskv_edge.method.scoring import window_attention
 
@@ -37,6 +37,23 @@ def test_scores_are_bounded(generated: list[int], span: list[int]) -> None:
 
 def test_equal_heads_are_ranked_by_number() -> None:
     assert rank(np.array([0.0, 2.0, 2.0, 1.0, 0.0])) == (1, 2, 3, 0, 4)
+
+
+def test_rank_correlation_by_hand() -> None:
+    a = np.array([[0.0, 1.0], [2.0, 3.0]])
+    assert rank_correlation(a, 10 * a + 1) == pytest.approx(1.0)
+    assert rank_correlation(a, -a) == pytest.approx(-1.0)
+    assert rank_correlation(a, np.zeros((2, 2))) == 0.0
+    # 1 - 6 * (1 + 1) / (4 * 15): two neighbours changed places
+    assert rank_correlation(a, np.array([[0.0, 2.0], [1.0, 3.0]])) == pytest.approx(0.8)
+    # equal scores share a rank: 1.5 1.5 3 against 1 2 3
+    assert rank_correlation(np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0, 2.0])) == pytest.approx(0.866, abs=1e-3)
+
+
+def test_shared_heads_by_hand() -> None:
+    a, b = np.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]), np.array([[3.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
+    assert shared(a, b, 2) == 0.75
+    assert shared(a, b, 3) == 1.0
 
 
 # attention

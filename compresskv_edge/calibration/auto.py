@@ -19,7 +19,7 @@ from ..model.profile import Profile
 from .corpus import Corpus, PathLike
 from .engine import Engine
 from .progress import bar
-from .prompts import QUICK, Plan
+from .prompts import QUESTION_TOKENS, QUICK, THOROUGH, Plan
 from .runner import Runner, fit_to_context, open_engine
 from .state import State
 
@@ -27,13 +27,13 @@ TARGET_SECONDS = 180.0
 
 # what a calibration may be, from the least that ranks heads at all to the most that is worth while
 _SIZES = (
-    Plan(n_documents=3, n_error_documents=2, min_tokens=256, max_tokens=384),
-    Plan(n_documents=4, n_error_documents=3, min_tokens=256, max_tokens=768),
-    Plan(n_documents=6, n_error_documents=4, min_tokens=384, max_tokens=1024),
-    Plan(n_documents=8, n_error_documents=4, max_tokens=1536),
+    Plan(n_documents=2, n_error_documents=1, min_tokens=256, max_tokens=384),
+    Plan(n_documents=3, n_error_documents=1, min_tokens=256, max_tokens=768),
+    Plan(n_documents=4, n_error_documents=2, min_tokens=384, max_tokens=1024),
+    Plan(n_documents=6, n_error_documents=3, max_tokens=1536),
     QUICK,
-    Plan(n_documents=16, n_error_documents=8, max_tokens=3072),
-    Plan(n_documents=24, n_error_documents=8, max_tokens=4096),
+    Plan(n_documents=10, n_error_documents=5, max_tokens=2560),
+    THOROUGH,
 )
 _TRIAL_TOKENS = 256
 _TRIAL_STEPS = 8
@@ -84,10 +84,9 @@ def choose_plan(engine: Engine, corpus: Corpus, seconds: float = TARGET_SECONDS)
 
 def estimate(plan: Plan, read_seconds: float, step_seconds: float) -> float:
     """Seconds that a plan takes, given those of one prompt token and of one generated token."""
-    lengths = plan.lengths()
-    n_tokens = sum(lengths) + sum(lengths[: plan.n_error_documents])
-    n_steps = (len(lengths) + plan.n_error_documents) * plan.n_questions * plan.answer_tokens
-    return _SLACK * (n_tokens * read_seconds + n_steps * step_seconds)
+    n_questions = plan.n_documents * plan.n_questions
+    n_tokens = sum(plan.lengths()) + n_questions * QUESTION_TOKENS
+    return _SLACK * (n_tokens * read_seconds + n_questions * plan.answer_tokens * step_seconds)
 
 
 def _speed(engine: Engine, corpus: Corpus) -> tuple[float, float]:

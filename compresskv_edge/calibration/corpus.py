@@ -34,6 +34,11 @@ class Needle:
     question: str
     answer: str
 
+    @property
+    def begin(self) -> str:
+        """The sentence up to the answer, for a model to go on with; empty where the answer is not in its words."""
+        return self.sentence.partition(self.answer)[0].strip() if self.answer in self.sentence else ""
+
 
 @dataclass(frozen=True)
 class Haystack:

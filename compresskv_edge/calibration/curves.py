@@ -27,7 +27,7 @@ Indices = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 
 # tokens beside the window at which a layer is measured
-POINTS = (1, 4, 8, 16, 32, 64, 128, 256)
+POINTS = (1, 8, 32, 128, 512)
 # tokens of an answer that are followed
 MAX_STEPS = 8
 
@@ -67,7 +67,6 @@ class _Text:
 
     def __init__(self, engine: Engine, tokens: Sequence[int], rest: Sequence[int] = ()) -> None:
         self.engine, self.n, self.rest = engine, len(tokens), list(rest)
-        engine.restart()
         engine.read(tokens)
         self._state = engine.llm.save_state()
         self._rows = {il: (engine.keys_and_values(il)[0], engine.window(il)) for il in engine.measured_layers()}
@@ -84,15 +83,18 @@ class _Text:
     def follow(self, layer: Optional[int] = None, chosen: Optional[Indices] = None) -> List[Logits]:
         """Predictions after the rest and after each token of the answer; `layer` holds `chosen` and the window only."""
         llm = self.engine.llm
-        llm.load_state(self._state)
+        self.restore()
         if chosen is not None:
             native.keep(llm.ctx, self._kept(layer, chosen))
         found = []
-        for tokens in (self.rest, *([token] for token in self.forced)):
-            if tokens:
-                llm.eval(tokens)
-                found.append(self.engine.logits())
-        return found
+        if self.rest:
+            llm.eval(self.rest)
+            found.append(self.engine.logits())
+        return [*found, *llm.eval_all(self.forced)]
+
+    def restore(self) -> None:
+        """The cache as it was after the text, whole."""
+        self.engine.llm.load_state(self._state)
 
     def _kept(self, layer: Optional[int], chosen: Indices) -> List[Indices]:
         few = np.concatenate([np.sort(chosen), np.arange(self.n - self.engine.settings.window, self.n)])
@@ -109,4 +111,5 @@ def _curves(text: _Text, orders: dict[int, Indices]) -> Float64:
             if n_tokens < len(order):
                 found = text.follow(il, order[:n_tokens])
                 errors[il, i] = sum(moved(*pair) for pair in zip(text.reference, found))
+    text.restore()
     return errors

@@ -16,7 +16,7 @@ from ..errors import CalibrationError
 from ..model.facts import ModelFacts
 from ..model.gguf_file import GGUF
 from ..model.profile import Profile, Settings
-from ..runtime.llama import Llama
+from ..runtime.outputs import AllLogits
 from ..runtime.prompt import common_prefix
 from .prompts import Render, chat, find_span, plain
 
@@ -60,7 +60,10 @@ class Engine:
         threads = n_threads or os.cpu_count() or 1
         sizes = {"n_ctx": n_ctx, "n_batch": CHUNK, "n_ubatch": CHUNK, "n_threads": threads, "n_threads_batch": threads}
         options: dict[str, Any] = {"verbose": False, **(llama_options or {}), **sizes, "swa_full": True}
-        self.llm = Llama(str(self.path), kv_profile=self.profile, kv_budget=1.0, kv_protect=False, **options)
+        self.llm = AllLogits(str(self.path), kv_profile=self.profile, kv_budget=1.0, kv_protect=False, **options)
+        self.llm.scores = self.llm.scores[:0]  # of logits_all, unused here, which every saved state would copy
+        whole = self.llm._require("calibration")
+        whole.current = whole.budgets(n_ctx)  # what eval_all evicts to, which is nothing
         self.layers = native.model_layers(self.llm.model, self.facts.n_layer)
         self.softcap = float(self.file.metadata.get(f"{self.facts.architecture}.attn_logit_softcapping", 0.0))
         self.render = self._form(use_chat)

@@ -6,7 +6,8 @@ Shapes: outputs (n_steps, n_head * head_dim) as of `attention.attend`; w_o (n_em
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import numpy as np
@@ -16,6 +17,22 @@ from ..method.attention import attend
 
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
+
+
+@dataclass
+class Losses:
+    """Of several answers, by layer: attention's outputs with all tokens and with few, of the steps in n_steps."""
+
+    pairs: dict[int, list[tuple[Array, Array]]] = field(default_factory=dict)
+    n_steps: int = 0
+
+    def sums(self, n_layer: int, projection: Callable[[int], tuple[Array, Optional[Array]]]) -> Float64:
+        """Errors of each layer summed over the steps: (n_layer,). projection: w_o and bias of a layer."""
+        sums = np.zeros(n_layer)
+        for layer, pairs in self.pairs.items():
+            full, less = (np.concatenate([pair[i] for pair in pairs]) for i in range(2))
+            sums[layer] = relative_errors(full, less, *projection(layer)).sum()
+        return sums
 
 
 def outputs_of_kept(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Callable, Optional
 
@@ -18,25 +18,33 @@ TokenCounter = Callable[[str], int]
 Render = Callable[[str], str]
 
 
+# with fewer prompts that count, a ranking would be chance
+MIN_COUNTED = 3
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. Lengths in tokens; the defaults are the quick setting."""
+    """How much is measured. Lengths in tokens; the defaults are the quick setting.
 
-    n_documents: int = 12  # for the heads
-    n_error_documents: int = 6  # the first of them again, for the layer errors
-    n_curve_documents: int = 0  # the first of them once more, for the error curves; 0: none are measured
-    n_questions: int = 3  # needles of one document
+    Each document is read once. The first ones rank the heads; the others do so too, and what their layers lose is
+    measured with the heads that the first ones ranked.
+    """
+
+    n_documents: int = 8
+    n_error_documents: int = 4  # the last of them, for the layer errors as well; 0: none are measured
+    n_curve_documents: int = 0  # the last of these, one question each for the error curves; 0: none are measured
+    n_questions: int = 5  # needles of one document
     min_tokens: int = 512  # of the shortest prompt
     max_tokens: int = 2048  # of the longest
     answer_tokens: int = 24  # an answer is cut off here
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (self.n_documents, self.n_error_documents, self.n_questions, self.answer_tokens)
-        second = max(self.n_error_documents, self.n_curve_documents)
-        if min(counts) < 1 or self.n_curve_documents < 0 or second > self.n_documents or self.answer_tokens < 2:
+        counts = (self.n_documents, self.n_questions, self.answer_tokens - 1)
+        if min(counts) < 1 or not 0 <= self.n_curve_documents <= self.n_error_documents < self.n_documents:
             raise CalibrationError(
-                f"{self} cannot be run: all counts must be 1 or more, and no more errors or curves than documents"
+                f"{self} cannot be run: a document and a question or more, fewer documents for errors than in all, "
+                "and no more for curves than for errors"
             )
         if not 128 <= self.min_tokens <= self.max_tokens:
             raise CalibrationError(
@@ -44,15 +52,38 @@ class Plan:
                 "and the longest no fewer than it"
             )
 
+    @property
+    def n_head_documents(self) -> int:
+        """Those before the layer errors."""
+        return self.n_documents - self.n_error_documents
+
+    @property
+    def enough(self) -> int:
+        """Needles to be found before the layer errors; where fewer are, short documents are read beside."""
+        return max(MIN_COUNTED, self.n_head_documents * self.n_questions // 2)
+
     def lengths(self) -> list[int]:
         """Length of each document: evenly spread, in an order in which every beginning is spread as well."""
         steps = max(self.n_documents - 1, 1)
         sizes = [self.max_tokens - i * (self.max_tokens - self.min_tokens) // steps for i in range(self.n_documents)]
         return [sizes[i] for i in _spread_order(self.n_documents)]
 
+    def more(self) -> Plan:
+        """Of the short documents that are read beside where few needles were found: as many as ranked the heads."""
+        return replace(
+            self,
+            n_documents=self.n_head_documents,
+            n_error_documents=0,
+            n_curve_documents=0,
+            max_tokens=self.min_tokens,
+            seed=-1 - self.seed,
+        )
+
+
+QUESTION_TOKENS = 40  # with the form's own, about
 
 QUICK = Plan()
-THOROUGH = Plan(n_documents=32, n_error_documents=16, max_tokens=8192, answer_tokens=48)
+THOROUGH = Plan(n_documents=10, n_error_documents=5, n_questions=8, max_tokens=3072)
 
 
 @dataclass(frozen=True)
@@ -66,8 +97,9 @@ class NeedleDocument:
     text: str
 
     def ask(self, needle: Needle, render: Render) -> str:
-        """The prompt of one question."""
-        return render(f"{self.text}\n\nQuestion: {needle.question}")
+        """The prompt of one question. Without a chat template it begins the answer: a base model goes on with it."""
+        asked = render(f"{self.text}\n\nQuestion: {needle.question}")
+        return f"{asked} {needle.begin}".rstrip() if render is plain else asked
 
 
 def make_documents(corpus: Corpus, plan: Plan, count: TokenCounter, n_overhead: int) -> list[NeedleDocument]:
@@ -81,7 +113,7 @@ def make_documents(corpus: Corpus, plan: Plan, count: TokenCounter, n_overhead: 
     documents = []
     for i, length in enumerate(plan.lengths()):
         hay = corpus.hay(i + shift, random.Random(f"hay/{plan.seed}/{i}"))
-        room = length - n_overhead - max(count(f"\n\nQuestion: {needle.question}") for needle in needles[i])
+        room = length - n_overhead - max(count(f"\n\nQuestion: {each.question} {each.begin}") for each in needles[i])
         text = _compose(hay, list(zip(depths[i], needles[i])), room, count)
         name = corpus.haystacks[(i + shift) % len(corpus.haystacks)].name
         documents.append(NeedleDocument(name, length, needles[i], depths[i], text))
@@ -148,7 +180,7 @@ def _spread_order(n: int) -> list[int]:
 
 def plain(text: str) -> str:
     """For models without a chat template: the answer is how the text goes on."""
-    return f"{text} Answer:"
+    return f"{text}\nAnswer:"
 
 
 def chat(template: str, bos: str, eos: str) -> Render:

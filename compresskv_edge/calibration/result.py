@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
 import numpy.typing as npt
 
-from ..model.measurement import Calibration, ErrorCurves, pack_directions
+from ..errors import CalibrationError
+from ..model.measurement import Calibration, ErrorCurves, Stability, pack_directions
 from ..model.profile import Profile, Provenance, Settings
 from ..version import __version__
 from .answer import MIN_RECALL
 from .corpus import Corpus
 from .curves import POINTS
 from .layer_error import combine
-from .prompts import NeedleDocument, Plan
-from .retrieval_score import rank
+from .prompts import MIN_COUNTED, NeedleDocument, Plan
+from .retrieval_score import rank, rank_correlation, shared
 from .state import State
 
 Float64 = npt.NDArray[np.float64]
 
 # layers are compared at this many tokens, window included; section 3.3 of arXiv:2508.02401
 ERROR_BUDGET = 32
-# with fewer prompts that count, a ranking would be chance
-MIN_COUNTED = 3
-
 _DIGITS = 6
 
 
@@ -35,7 +33,7 @@ class CalibrationResult:
     """What was measured, on what, for which model: `uncalibrated` is its profile without a measurement."""
 
     state: State
-    documents: Sequence[NeedleDocument]
+    documents: Sequence[NeedleDocument]  # that were read
     plan: Plan
     corpus: Corpus
     uncalibrated: Profile
@@ -63,6 +61,23 @@ class CalibrationResult:
         """The heads that choose the tokens of each layer."""
         return [ranking[: self.settings().n_heads] for ranking in self.heads_ranked()]
 
+    def stability(self) -> Optional[Stability]:
+        """Every other needle against the others, and every other document; None where a half says nothing."""
+        order = {needle: i for i, needle in enumerate(self.corpus.needles)}
+        asked = np.array([order[needle] % 2 for document in self.documents for needle in document.needles])
+        halves = [self.state.semantic[self.counted & (asked == which)] for which in (0, 1)]
+        errors = [self._errors_of(which) for which in (0, 1)]
+        if min(map(len, halves)) < MIN_COUNTED or not all(map(np.any, errors)):
+            return None
+        first, second = (half.mean(axis=0) for half in halves)
+        measured = [layer for layer, rows in enumerate(self._mean(self.state.semantic)) if rows.any()]
+        return Stability(
+            n_counted=(len(halves[0]), len(halves[1])),
+            rank_correlation=round(rank_correlation(first[measured], second[measured]), 3),
+            shared_heads=round(shared(first[measured], second[measured], self.settings().n_heads), 3),
+            error_difference=round(float(np.abs(errors[0] - errors[1]).max()), _DIGITS),
+        )
+
     def error_curves(self) -> Optional[ErrorCurves]:
         """Mean over the documents, None if there were none."""
         if not len(self.state.curves):
@@ -75,14 +90,24 @@ class CalibrationResult:
 
     def layer_errors(self) -> Float64:
         """(n_layer,) Each haystack is one data set; zero where a layer is not measured."""
+        return self._errors_of(0, 1)
+
+    def _errors_of(self, *which: int) -> Float64:
+        """Of all documents with errors, or of every other one."""
         sums: dict[str, Float64] = {}
-        for document, errors in zip(self.documents, self.state.errors):
+        rows = [row for i, row in enumerate(zip(self._with_errors(), self.state.errors)) if i % 2 in which]
+        for document, errors in rows:
             sums[document.haystack] = sums.get(document.haystack, np.zeros_like(errors)) + errors
-        return combine(sums)
+        return combine(sums) if sums else np.zeros(self.uncalibrated.model.n_layer)
+
+    def _with_errors(self) -> Sequence[NeedleDocument]:
+        return self.documents[len(self.documents) - len(self.state.errors) :]
 
     def profile(self) -> Profile:
-        """The profile, rounded."""
+        """The profile, rounded. Raises CalibrationError if nothing could be measured."""
         errors = [round(float(error), _DIGITS) for error in self.layer_errors()]
+        if not any(errors) and not self.heads_calibrated:
+            raise CalibrationError(f"nothing could be measured: {self._reason()}, and no answer had a second token")
         return Profile(
             model=self.uncalibrated.model,
             heads_ranked=tuple(self.heads_ranked()),
@@ -107,6 +132,7 @@ class CalibrationResult:
             classic_scores=self._rows(self._mean(self.state.classic)),
             tensor_hash=str(self.state.key["model"]),
             query_directions=self._query_directions(),
+            stability=self.stability(),
         )
 
     def _mean(self, scores: Float64) -> Float64:
@@ -131,21 +157,32 @@ class CalibrationResult:
             f"{MIN_COUNTED} are needed to rank its heads: all of them score"
         )
 
+    def _remarks(self) -> Iterator[str]:
+        n_found, n_asked = int(self.counted.sum()), len(self.state.recall)
+        if self.heads_calibrated and 2 * n_found < n_asked:
+            yield (
+                f"the model found only {n_found} of {n_asked} needles: its heads are ranked by few answers; needles "
+                "that it can answer (--needles) would tell more"
+            )
+        if not self.state.errors.any():
+            yield "layer errors were not measured: all layers are taken to be equal"
+
     def _how_curves(self) -> str:
-        n_prompts = sum(len(document.needles) for document in self.documents[: len(self.state.curves)])
+        n_prompts = len(self.state.curves)
         return f"; error curves: one layer compressed at a time, {n_prompts} answers" if n_prompts else ""
 
     def _provenance(self) -> Provenance:
         plan, lengths = self.plan, self.state.lengths
         form = "without a chat template" if self.is_plain else "with the model's chat template"
-        n_error_prompts = sum(len(document.needles) for document in self.documents[: plan.n_error_documents])
+        n_error_prompts = sum(len(document.needles) for document in self._with_errors())
         answers = f"{int(self.counted.sum())} of {len(lengths)} greedy answers"
         return Provenance(
             how=f"heads: semantic retrieval score over {answers}, {form}; "
             f"layer errors: relative error after the output projection at {ERROR_BUDGET} tokens a layer, "
             f"{self.state.n_steps} steps of {n_error_prompts} prompts, one data set a haystack{self._how_curves()}",
-            text=f"{self.corpus.name}; {plan.n_documents} documents, prompts of {min(lengths)} to {max(lengths)} "
+            text=f"{self.corpus.name}; {len(self.documents)} documents, prompts of {min(lengths)} to {max(lengths)} "
             f"tokens, depths 0 to 100 %, seed {plan.seed}; disjoint from all evaluation",
             date="",  # the same calibration gives the same bytes on any day
             version=f"compresskv_edge {__version__}",
+            remarks=tuple(self._remarks()),
         )

@@ -36,3 +36,21 @@ def classic_score(top: Array, generated: Array, span_tokens: Array, span_start: 
 def rank(scores: Array) -> tuple[int, ...]:
     """Heads by falling score; equal ones in order of their number."""
     return tuple(int(head) for head in np.argsort(-np.asarray(scores), kind="stable"))
+
+
+def rank_correlation(a: Array, b: Array) -> float:
+    """Spearman's, of two tables of scores; equal scores share the mean of their ranks."""
+    x, y = _ranks(np.ravel(a)), _ranks(np.ravel(b))
+    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else 0.0
+
+
+def shared(a: Array, b: Array, n: int) -> float:
+    """Share of the n best heads of each row that two tables (n_layer, n_head) have in common."""
+    best = [(set(rank(x)[:n]), set(rank(y)[:n])) for x, y in zip(a, b)]
+    return sum(len(x & y) for x, y in best) / sum(len(x) for x, _ in best)
+
+
+def _ranks(values: Array) -> Float64:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray((ends - (counts - 1) / 2)[inverse.reshape(-1)], dtype=np.float64)

@@ -1,15 +1,15 @@
 """Calibration: a GGUF, text and needles in, a profile out (sections 3.2 and 3.3 of arXiv:2508.02401).
 
-Two passes over the documents. The first scores the heads while the model answers. The second compresses every layer to
-32 tokens with the best heads, on paper, and measures what that changes after the output projection, for the queries of
-the full run. Keys, values and attention are in memory for one layer at a time. A third, if asked for, measures error
-curves (curves.py).
+Each document is read once, and all of its questions are asked behind it. While the model answers, its heads are scored.
+The later documents also compress every layer to 32 tokens, on paper, with the heads that the earlier ones ranked, and
+measure what that changes after the output projection, for the queries of the full run. If asked for, one question of
+each measures error curves as well (curves.py). Keys, values and attention are in memory for one layer at a time.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -25,11 +25,11 @@ from ..runtime.prompt import common_prefix
 from ..version import __version__
 from . import curves
 from .answer import MIN_RECALL, recall
-from .corpus import Corpus, PathLike
+from .corpus import Corpus, Needle, PathLike
 from .engine import MARGIN, Engine, Trace
-from .layer_error import outputs_of_kept, relative_errors
+from .layer_error import Losses, outputs_of_kept
 from .progress import DECODE_COST, Progress, Report, ignore
-from .prompts import QUICK, NeedleDocument, Plan, make_documents, plain
+from .prompts import QUESTION_TOKENS, QUICK, NeedleDocument, Plan, make_documents, plain
 from .result import ERROR_BUDGET, CalibrationResult
 from .retrieval_score import classic_score, semantic_score
 from .state import State
@@ -109,7 +109,10 @@ class Runner:
         self.engine, self.corpus, self.plan = engine, corpus, plan
         self.model_hash = engine.file.hash()
         self.state_path = None if state_path is None else Path(state_path)
-        self.documents = make_documents(corpus, plan, engine.count, engine.overhead())
+        sizes = (engine.count, engine.overhead())
+        planned, more = (make_documents(corpus, each, *sizes) for each in (plan, plan.more()))
+        self.n_first, self.n_before_errors = plan.n_head_documents, plan.n_head_documents + len(more)
+        self.documents = [*planned[: self.n_first], *more, *planned[self.n_first :]]
         self.report = report
         self.state = self._load_state()
 
@@ -117,19 +120,10 @@ class Runner:
         """All that is left to do, then the profile. The state file is deleted."""
         self.engine.reserve(self.plan.max_tokens + self.plan.answer_tokens + MARGIN)
         self._report("begin")
-        for i in range(self._n_scored(), len(self.documents)):
-            self._score_heads(self.documents[i])
+        while (i := self._next()) < len(self.documents):
+            self._measure(i)
             self._save_state()
-            self._report("heads")
-        heads = self.result().heads_used()
-        for i in range(len(self.state.errors), self.plan.n_error_documents):
-            self._measure_errors(self.documents[i], heads)
-            self._save_state()
-            self._report("layers")
-        for i in range(len(self.state.curves), self.plan.n_curve_documents):
-            self._measure_curves(self.documents[i], heads)
-            self._save_state()
-            self._report("curves")
+            self._report("heads" if i < self.n_before_errors else "layers")
         profile = self.result().profile()
         if self.state_path is not None:
             self.state_path.unlink(missing_ok=True)
@@ -137,40 +131,54 @@ class Runner:
 
     def result(self) -> CalibrationResult:
         """What was measured so far."""
-        return CalibrationResult(
-            self.state, self.documents, self.plan, self.corpus, self.engine.profile, self.engine.render is plain
-        )
+        return self._result(self.state)
 
-    #
-    # first pass: heads
-    #
+    def _result(self, state: State) -> CalibrationResult:
+        documents = [self.documents[i] for i in self.state.read]
+        is_plain = self.engine.render is plain
+        return CalibrationResult(state, documents, self.plan, self.corpus, self.engine.profile, is_plain)
 
-    def _score_heads(self, document: NeedleDocument) -> None:
-        state, engine = self.state, self.engine
-        engine.query_sum, engine.n_queries = {}, 0
-        scores = [self._score(trace, span, found) for trace, span, found in self._ask(document)]
-        semantic, classic, found = (np.stack([np.asarray(row[i]) for row in scores]) for i in range(3))
-        state.semantic = np.concatenate([state.semantic, semantic])
-        state.classic = np.concatenate([state.classic, classic])
-        state.recall = np.concatenate([state.recall, found])
-        state.n_queries += engine.n_queries
-        for layer, total in engine.query_sum.items():
-            state.query_sum[layer, : total.shape[0], : total.shape[1]] += total
+    def _next(self) -> int:
+        """The document to be read now. Those beside the plan come only while few needles were found."""
+        i = max(self.state.read, default=-1) + 1
+        is_beside = self.n_first <= i < self.n_before_errors
+        return self.n_before_errors if is_beside and self.result().counted.sum() >= self.plan.enough else i
 
-    def _ask(self, document: NeedleDocument) -> Iterator[tuple[Trace, tuple[int, int], float]]:
-        """Each needle of a document: the answer as it was made, where the needle is, and how much of it was found."""
+    def _measure(self, i: int) -> None:
+        """All that one document tells."""
+        document, losses = self.documents[i], Losses()
+        heads = self._heads_before_errors() if i >= self.n_before_errors else None
         self.engine.restart()
+        self.engine.query_sum, self.engine.n_queries = {}, 0
+        scores = []
         for needle in document.needles:
-            tokens = self.engine.tokens(document.ask(needle, self.engine.render))
-            if len(tokens) > self.plan.max_tokens + MARGIN:
-                raise CalibrationError(
-                    f"a prompt of {len(tokens)} tokens passes max_tokens = {self.plan.max_tokens}: "
-                    "use shorter needles, fewer a document, or raise max_tokens"
-                )
+            tokens = self._question(document, needle)
             span = self.engine.span(tokens, needle.sentence)
             self.engine.read(tokens)
             trace = self.engine.answer(self.plan.answer_tokens)
-            yield trace, span, recall(trace.answer, needle.answer)
+            scores.append(self._score(trace, span, recall(trace.answer, needle.answer)))
+            if heads is not None:
+                self._lose(trace, heads, losses)
+        self._add_scores(scores)
+        if heads is not None:
+            self._add_errors(losses)
+        if i >= len(self.documents) - self.plan.n_curve_documents:
+            self._measure_curves(document, self._heads_before_errors())
+        self.state.read.append(i)
+
+    def _question(self, document: NeedleDocument, needle: Needle) -> list[int]:
+        """Tokens of a prompt."""
+        tokens = self.engine.tokens(document.ask(needle, self.engine.render))
+        if len(tokens) > self.plan.max_tokens + MARGIN:
+            raise CalibrationError(
+                f"a prompt of {len(tokens)} tokens passes max_tokens = {self.plan.max_tokens}: "
+                "use shorter needles, fewer a document, or raise max_tokens"
+            )
+        return tokens
+
+    #
+    # heads
+    #
 
     def _score(self, trace: Trace, span: tuple[int, int], found: float) -> tuple[Float64, Float64, float]:
         semantic, classic = np.zeros(self.state.semantic.shape[1:]), np.zeros(self.state.classic.shape[1:])
@@ -186,74 +194,72 @@ class Runner:
                 classic[layer, :n_head] = classic_score(top, trace.generated, tokens, span[0])
         return semantic, classic, found
 
+    def _add_scores(self, scores: Sequence[tuple[Float64, Float64, float]]) -> None:
+        state = self.state
+        semantic, classic, found = (np.stack([np.asarray(row[i]) for row in scores]) for i in range(3))
+        state.semantic = np.concatenate([state.semantic, semantic])
+        state.classic = np.concatenate([state.classic, classic])
+        state.recall = np.concatenate([state.recall, found])
+        state.n_queries += self.engine.n_queries
+        for layer, total in self.engine.query_sum.items():
+            state.query_sum[layer, : total.shape[0], : total.shape[1]] += total
+
+    def _heads_before_errors(self) -> list[tuple[int, ...]]:
+        """The best heads of each layer as the documents before the layer errors rank them: (n_layer,)."""
+        n = sum(len(self.documents[i].needles) for i in self.state.read if i < self.n_before_errors)
+        rows = {name: getattr(self.state, name)[:n] for name in ("semantic", "classic", "recall")}
+        return self._result(dataclasses.replace(self.state, **rows)).heads_used()
+
     #
-    # second pass: layers
+    # layers
     #
 
-    def _measure_errors(self, document: NeedleDocument, heads: list[tuple[int, ...]]) -> None:
-        sums = np.zeros(self.engine.facts.n_layer)
-        n_steps = 0
-        pairs: dict[int, list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]] = {}
-        for trace, _, _ in self._ask(document):
-            steps = len(trace.generated) - 1  # the first token comes from the prompt's own run
-            n_steps += steps
-            for layer in trace.queries if steps else ():
-                pairs.setdefault(layer, []).append(self._outputs(layer, trace, heads[layer]))
-        for layer, outputs in pairs.items():
-            w_o, bias = self.engine.output_projection(layer)
-            full, less = (np.concatenate([pair[i] for pair in outputs]) for i in range(2))
-            sums[layer] = relative_errors(full, less, w_o, bias).sum()
-        self.state.errors = np.concatenate([self.state.errors, sums[None]])
-        self.state.n_steps += n_steps
-
-    def _outputs(self, layer: int, trace: Trace, heads: tuple[int, ...]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        keys, values = self.engine.keys_and_values(layer)
+    def _lose(self, trace: Trace, heads: list[tuple[int, ...]], losses: Losses) -> None:
+        """What attention says with all tokens and with few, after an answer."""
+        n_steps = len(trace.generated) - 1  # the first token comes from the prompt's own run
+        losses.n_steps += n_steps
         n_prompt, s = len(trace.prompt), self.engine.settings
-        kept = select_tokens(
-            trace.window[layer], keys[:, :n_prompt], heads, ERROR_BUDGET,
-            window=s.window, kernel=s.kernel, pooling=s.pooling,
-        )  # fmt: skip
-        queries = trace.queries[layer][:, 1:]
-        return outputs_of_kept(queries, keys, values, kept, n_prompt, softcap=self.engine.softcap)
+        for layer, queries in trace.queries.items() if n_steps else ():
+            keys, values = self.engine.keys_and_values(layer)
+            kept = select_tokens(
+                trace.window[layer], keys[:, :n_prompt], heads[layer], ERROR_BUDGET,
+                window=s.window, kernel=s.kernel, pooling=s.pooling,
+            )  # fmt: skip
+            pair = outputs_of_kept(queries[:, 1:], keys, values, kept, n_prompt, softcap=self.engine.softcap)
+            losses.pairs.setdefault(layer, []).append(pair)
 
-    #
-    # third pass, if asked for: error curves
-    #
+    def _add_errors(self, losses: Losses) -> None:
+        sums = losses.sums(self.engine.facts.n_layer, self.engine.output_projection)
+        self.state.errors = np.concatenate([self.state.errors, sums[None]])
+        self.state.n_steps += losses.n_steps
 
     def _measure_curves(self, document: NeedleDocument, heads: Sequence[Sequence[int]]) -> None:
-        engine, found = self.engine, []
-        for needle in document.needles:
-            tokens, other = (
-                engine.tokens(document.ask(each, engine.render))
-                for each in (needle, dataclasses.replace(needle, question="?"))
-            )
-            asked = curves.asked(engine, tokens, heads)
-            found.append((asked, curves.later(engine, tokens, common_prefix(tokens, other))))
-        self.state.curves = np.concatenate([self.state.curves, np.mean(found, axis=0)[None]])
+        """Of the document's first question."""
+        needle = document.needles[0]
+        tokens, other = (self._question(document, each) for each in (needle, dataclasses.replace(needle, question="?")))
+        asked = curves.asked(self.engine, tokens, heads)
+        later = curves.later(self.engine, tokens, common_prefix(tokens, other))
+        self.state.curves = np.concatenate([self.state.curves, np.stack([asked, later])[None]])
 
     #
     # progress
     #
 
-    def _n_scored(self) -> int:
-        """Documents whose questions are answered."""
-        return len(self.state.recall) // len(self.documents[0].needles)
-
     def _report(self, phase: str) -> None:
         """After each document, and once before the first: what an earlier run did is no sign of this one's speed."""
-        errors = self.documents[: self.plan.n_error_documents]
-        done = [*self.documents[: self._n_scored()], *errors[: len(self.state.errors)]]
-        work, total = (sum(map(self._cost, part)) for part in (done, [*self.documents, *errors]))
-        work += sum(map(self._curve_cost, self.documents[: len(self.state.curves)]))
-        total += sum(map(self._curve_cost, self.documents[: self.plan.n_curve_documents]))
-        self.report(Progress(work, total, phase, int(self.result().counted.sum()), len(self.state.recall)))
+        left = range(self._next(), len(self.documents))
+        planned = [i for i in left if not self.n_first <= i < self.n_before_errors]
+        done, to_do = (sum(map(self._cost, part)) for part in (self.state.read, planned))
+        self.report(Progress(done, done + to_do, phase, int(self.result().counted.sum()), len(self.state.recall)))
 
-    def _cost(self, document: NeedleDocument) -> float:
-        return document.n_tokens + len(document.needles) * DECODE_COST * self.plan.answer_tokens
-
-    def _curve_cost(self, document: NeedleDocument) -> float:
+    def _cost(self, i: int) -> float:
+        """Of reading a document and answering, in tokens of a prompt."""
+        document = self.documents[i]
+        cost = document.n_tokens + len(document.needles) * (QUESTION_TOKENS + DECODE_COST * self.plan.answer_tokens)
+        if i < len(self.documents) - self.plan.n_curve_documents:
+            return cost
         n_runs = len(list(self.engine.measured_layers())) * len(curves.POINTS)
-        return 2 * len(document.needles) * (document.n_tokens + n_runs * DECODE_COST * curves.MAX_STEPS)
+        return cost + n_runs * (2 * curves.MAX_STEPS + QUESTION_TOKENS)
 
     def _key(self) -> dict[str, Any]:
         return {

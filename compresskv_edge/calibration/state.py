@@ -32,7 +32,8 @@ class State:
     recall: Float64  # (n_questions,)
     query_sum: Float64  # (n_layer, n_head, head_dim)
     errors: Float64  # (n_error_documents, n_layer) sums over the steps
-    curves: Float64  # (n_curve_documents, 2, n_layer, n_points) asked and later, mean over the document's questions
+    curves: Float64  # (n_curve_documents, 2, n_layer, n_points) asked and later
+    read: list[int] = field(default_factory=list)  # documents, of those that were prepared
     n_queries: int = 0
     n_steps: int = 0  # of the errors
     lengths: list[int] = field(default_factory=list)  # tokens of each prompt
@@ -58,7 +59,7 @@ class State:
     def save(self, path: Path) -> None:
         """Readers see the old file or the new one, never a part."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        more = {name: getattr(self, name) for name in ("key", "n_queries", "n_steps", "lengths")}
+        more = {name: getattr(self, name) for name in ("key", "read", "n_queries", "n_steps", "lengths")}
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
         content = io.BytesIO()
         np.savez(content, more=np.array(json.dumps(more)), **arrays)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,19 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Stability(Frozen):
+    """Two halves of a calibration against each other: no needle is in both, and no document."""
+
+    n_counted: tuple[Count, Count] = Field(description="questions answered in each half")
+    rank_correlation: Annotated[float, Field(strict=True, ge=-1.0, le=1.0)] = Field(
+        description="of the semantic scores of all heads, Spearman"
+    )
+    shared_heads: Annotated[float, Field(strict=True, ge=0.0, le=1.0)] = Field(
+        description="share of the heads that score (settings.n_heads a layer) that both halves choose"
+    )
+    error_difference: NonNegative = Field(description="largest difference of a layer's error, which sum to 1")
+
+
 class Calibration(Frozen):
     """What `compresskv calibrate` measured beside the ranking and the layer errors. Scores are (n_layer, n_head)."""
 
@@ -39,6 +52,7 @@ class Calibration(Frozen):
         description="(n_layer,) mean query of each head as a unit vector, after RoPE, for Q-Filters: float16 "
         "(n_head, head_dim), little endian, base64; empty where a layer was not measured"
     )
+    stability: Optional[Stability] = Field(default=None, description="left out where a half has too few answers")
 
     def query_direction(self, layer: int) -> npt.NDArray[np.float32]:
         """Mean query directions of a layer's heads: (n_head, head_dim), (0, 0) where it was not measured."""

@@ -47,14 +47,14 @@ def calibrate_command(
         Optional[int], typer.Option(min=128, help="Longest prompt; lengths are spread up to it.", show_default="2048")
     ] = None,
     documents: Annotated[
-        Optional[int], typer.Option(min=1, help="Documents; each is asked three questions.", show_default="12")
+        Optional[int], typer.Option(min=1, help="Documents; each is asked five questions, or eight.", show_default="8")
     ] = None,
     curves: Annotated[
         bool,
-        typer.Option("--curves", help="Also error curves, which kv_policy='edge' needs: takes several times as long."),
+        typer.Option("--curves", help="Also error curves, which kv_policy='edge' needs: takes about twice as long."),
     ] = False,
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="32 documents of up to 8192 tokens, the model's context permitting.")
+        bool, typer.Option("--thorough", help="10 documents of up to 3072 tokens, eight questions each.")
     ] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same profile, to the byte.")] = 0,
     threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads.", show_default="one a core")] = None,
@@ -97,9 +97,9 @@ def _plan(
 
     plan = dataclasses.replace(THOROUGH if thorough else QUICK, seed=seed)
     if documents is not None:
-        plan = dataclasses.replace(plan, n_documents=documents, n_error_documents=max(1, documents // 2))
+        plan = dataclasses.replace(plan, n_documents=documents, n_error_documents=documents // 2)
     if curves:
-        plan = dataclasses.replace(plan, n_curve_documents=plan.n_error_documents)
+        plan = dataclasses.replace(plan, n_curve_documents=(plan.n_error_documents + 1) // 2)
     if max_tokens is None:
         return fit_to_context(plan, model)
     return dataclasses.replace(plan, max_tokens=max_tokens, min_tokens=min(plan.min_tokens, max_tokens))
