@@ -16,7 +16,10 @@ from threadpoolctl import threadpool_info
 from compresskv_edge import Llama, Profile
 from compresskv_edge.errors import CompressKVError, EvaluationError
 from compresskv_edge.evaluate import fidelity, grid, suite_run
-from compresskv_edge.evaluate.player import Attention, Outcome, RememberingLayer
+from compresskv_edge.evaluate.attention import Attention, RememberingLayer
+from compresskv_edge.evaluate.forced import Greedy
+from compresskv_edge.evaluate.outcome import Outcome
+from compresskv_edge.evaluate.player import Player, Prefill
 from compresskv_edge.evaluate.sample import SuitePlan
 from compresskv_edge.evaluate.suite_run import Setup, SuiteRun
 from compresskv_edge.policies.layer import Layer
@@ -45,7 +48,7 @@ def random_layer() -> Layer:
 
 
 def content(outcome: Outcome) -> Outcome:
-    """Without times."""
+    """Without times,"""
     return replace(outcome, prefill_ms=0.0, evict_ms=0.0, decode_ms=0.0)
 
 
@@ -111,6 +114,61 @@ def test_outcomes_are_those_of_the_engine_run_alone(start: Callable[..., SuiteRu
             assert outcome.kv_bytes == llm.kv_stats().kv_bytes
 
 
+def test_answers_are_those_of_free_generation(start: Callable[..., SuiteRun], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feeding the full cache's answer first, to compare, changes no answer: those of h2o start again, others go on."""
+    names = ("streaming_llm", "compresskv", "h2o")
+    compared = start(journal="compared.jsonl")
+    compared.run(names, (0.06, 0.25))
+    monkeypatch.setattr(Player, "_compared", lambda self, prefill, reference, policy, budget: (free(self, prefill), {}))
+    alone = start(journal="alone.jsonl")
+    alone.run(names, (0.06, 0.25))
+
+    def answers(run: SuiteRun) -> dict[tuple[str, str, float], str]:
+        return {(o.sample, o.policy, o.budget): o.scores[0].answer for o in run.journal.outcomes()}
+
+    assert answers(compared) == answers(alone)
+    extras = [o.scores[0].extra for o in compared.journal.outcomes()]
+    assert {extra["agreement"] for extra in extras} == {0.0, 1.0}
+    for outcome in compared.journal.outcomes():
+        full = next(o for o in compared.journal.outcomes() if (o.sample, o.policy) == (outcome.sample, "full"))
+        same = outcome.scores[0].answer == full.scores[0].answer
+        assert not outcome.scores[0].extra["agreement"] or same
+
+
+def free(player: Player, prefill: Prefill) -> Greedy:
+    turn = prefill.sample.turns[0]
+    return player._go_on(prefill.logits, turn, player._prompter.stops(prefill.sample, turn))
+
+
+def test_evidence_that_is_held(start: Callable[..., SuiteRun]) -> None:
+    run = start(plan=replace(PLAN, depths=3))
+    summary = run.run(("compresskv", "streaming_llm"), (0.12,)).summary
+    rows = {row["policy"]: row for row in summary["rows"]}
+    assert (rows["full"]["evidence"], rows["full"]["evidence_any"]) == (1.0, 1.0)
+    assert rows["streaming_llm"]["evidence"] < rows["compresskv"]["evidence"] < rows["compresskv"]["evidence_any"]
+    assert rows["compresskv"]["intervals"]["evidence"][0] < rows["compresskv"]["evidence"]
+    held = {row["policy"]: row["layers"] for row in summary["held"]}
+    assert np.mean(held["compresskv"]) == pytest.approx(rows["compresskv"]["evidence"], abs=1e-3)
+    assert len(held["full"]) == len(run._llm.kv_layers)
+
+
+def test_a_document_is_read_once_for_its_questions(start: Callable[..., SuiteRun], demo_model: Path) -> None:
+    """And what policies see of a prompt is what they see where it is read in the same two parts, alone."""
+    plan = replace(PLAN, depths=4, questions=3)
+    run = start(plan=plan)
+    result = run.run(("compresskv", "snapkv", "h2o"), (0.12, 48))
+    outcomes = run.journal.outcomes()
+    n_prompts = sum(o.n_prompt for o in outcomes if o.policy == "full")
+    assert result.counters["prompts"] == len(run.samples) == 12
+    assert result.counters["prefill"] < 0.5 * n_prompts
+    assert result.summary["n_documents"] == 4
+    alone = start(plan=plan, journal="alone.jsonl")
+    alone.samples = [alone.samples[1]]
+    alone.run(("compresskv", "snapkv", "h2o"), (0.12, 48))
+    mine = [content(o) for o in outcomes if o.sample == alone.samples[0].name]
+    assert list(map(content, alone.journal.outcomes())) == mine
+
+
 def test_a_stopped_run_goes_on(start: Callable[..., SuiteRun]) -> None:
     whole = start(journal="whole.jsonl")
     whole.run(NAMES[:3], BUDGETS[:2])
@@ -127,15 +185,15 @@ def test_a_stopped_run_goes_on(start: Callable[..., SuiteRun]) -> None:
     again = start()
     counters = again.run(NAMES[:3], BUDGETS[:2], steps.append).counters
     assert (steps[0].done, steps[-1].done, steps[-1].total) == (4, 14, 14)
-    assert counters["restored"] == 10
+    assert counters["restored"] == 11  # full again, to compare the others with
     assert list(map(content, again.journal.outcomes())) == list(map(content, whole.journal.outcomes()))
-    assert again.run(NAMES[:3], BUDGETS[:2]).counters["restored"] == 10  # nothing is left to do
+    assert again.run(NAMES[:3], BUDGETS[:2]).counters["restored"] == 11  # nothing is left to do
 
 
 def test_more_policies_later(start: Callable[..., SuiteRun]) -> None:
     start().run(("compresskv",), (0.12,))
     result = start().run(("streaming_llm", "compresskv"), (0.25, 0.12))
-    assert result.counters["restored"] == 3 * 2
+    assert result.counters["restored"] == (3 + 1) * 2  # full again, to compare the others with
     assert [(row["policy"], row["budget"]) for row in result.summary["rows"]] == [
         *(("full", 1.0), ("streaming_llm", 0.12), ("streaming_llm", 0.25), ("compresskv", 0.12), ("compresskv", 0.25))
     ]

@@ -19,10 +19,12 @@ from ..method.budget import resolve_mean_budget
 from ..model.gguf_file import GGUF
 from ..model.profile import Profile
 from ..runtime.llama import Llama, ProfileSource
+from ..runtime.outputs import AllLogits
 from . import form as forms
 from . import grid
 from .journal import Journal
-from .player import Budget, Outcome, Player
+from .outcome import Budget, Outcome
+from .player import Player
 from .sample import Sample, Suite, SuitePlan, choose_tasks
 from .summary import summarise
 
@@ -77,7 +79,10 @@ class SuiteResult:
 class SuiteRun:
     """A suite on a model, ready to run. Raises EvaluationError, and what loading a model raises."""
 
-    def __init__(self, suite: str, setup: Setup, plan: SuitePlan, journal: Path) -> None:
+    def __init__(
+        self, suite: str, setup: Setup, plan: SuitePlan, journal: Path, *, limit: Optional[int] = None
+    ) -> None:
+        """limit: of samples, the first ones; more of them later go on in the same journal."""
         module = load_suite(suite)
         file, profile = GGUF.open(setup.model), _profile(setup)
         self._llm = open_model(setup, profile, max(plan.contexts))
@@ -86,7 +91,7 @@ class SuiteRun:
         self._setup, self._profile = setup, profile
         chat = prompter.form.special
         self.plan = plan if plan.data is not None and suite == "qa" else _with_tasks(module, plan, self._llm, chat)
-        self.samples: list[Sample] = module.make(self.plan, prompter)
+        self.samples: list[Sample] = module.make(self.plan, prompter)[:limit]
         self.header: dict[str, Any] = {
             "suite": suite,
             "model": {
@@ -162,14 +167,14 @@ class SuiteRun:
         self._llm.close()
 
 
-def open_model(setup: Setup, profile: Profile, n_prompt: int, policy: str = grid.BASE) -> Llama:
+def open_model(setup: Setup, profile: Profile, n_prompt: int, policy: str = grid.BASE) -> AllLogits:
     """The model with a compressed cache that holds whole prompts. Raises EvaluationError if it ends before n_prompt."""
     context = _trained_context(setup.model)
     if n_prompt > context:
         raise EvaluationError(
             f"{setup.model.name!r} knows {context} tokens, the prompts have {n_prompt}: lower --contexts"
         )
-    llm = Llama(
+    llm = AllLogits(
         str(setup.model),
         kv_profile=profile,
         kv_policy=policy,
@@ -238,6 +243,5 @@ def _settings(plan: SuitePlan, suite: str) -> Mapping[str, Any]:
     paths = {name: getattr(plan, name) for name in _PATHS}
     names = {name: None if path is None else Path(os.fspath(path)).name for name, path in paths.items()}
     settings = {**vars(plan), **names}
-    if suite != "fidelity":
-        del settings["decode_tokens"]
-    return settings
+    ours = {"decode_tokens": "fidelity", "questions": "niah", "rows": "qa", "answer_tokens": "qa"}
+    return {name: value for name, value in settings.items() if ours.get(name, suite) == suite}

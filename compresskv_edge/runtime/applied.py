@@ -49,14 +49,27 @@ def read(llm: Any, tokens: Sequence[int], policies: Optional[Iterable[str]] = No
         raise PolicyError(f"kv_prefill={prefill!r} never holds a whole prompt: open the model with 'full'")
     wanted = [get(name).needs for name in (names() if policies is None else policies)]
     needs = of_text(union([*wanted, frozenset({KEYS})]))
-    recorder = Recorder(compression.layers, compression.window, needs)
+    llm.reset()
+    return _read(llm, tokens, Recorder(compression.layers, compression.window, needs))
+
+
+def read_on(llm: Any, tokens: Sequence[int], seen: Seen) -> Seen:
+    """Decode what follows the prompt of `seen`, whose state was restored: what `read` of both would have seen.
+
+    For the questions about one document. Raises PolicyError if the cache holds another text.
+    """
+    _check_text(llm, seen)
+    return _read(llm, tokens, seen.recorder.copy(seen.recorder.needs))
+
+
+def _read(llm: Any, tokens: Sequence[int], recorder: Recorder) -> Seen:
+    compression = llm._require("applied.read")
     run = PolicyRun("full", compression, recorder)
     compression.run, llm._reader.generation = run, None
-    llm.reset()
     llm.eval(list(tokens))
     recorder.finish(llm)
-    layers = tuple(read_layer(llm, il, recorder, needs) for il in run.evictable)
-    return Seen(tuple(int(token) for token in tokens), layers, recorder.copy(needs))
+    layers = tuple(read_layer(llm, il, recorder, recorder.needs) for il in run.evictable)
+    return Seen(tuple(binding.text_of(llm).tolist()), layers, recorder.copy(recorder.needs))
 
 
 def apply(llm: Any, policy: str, budget: Union[int, float], seen: Optional[Seen] = None) -> List[int]:
@@ -99,11 +112,15 @@ def _layers_of(llm: Any, run: PolicyRun, name: str, seen: Optional[Seen]) -> Opt
         if not Recorder(run.cache.layers, run.cache.window, needs).idle:
             raise PolicyError(f"policy {name!r} looks at queries that are gone: read the prompt with applied.read")
         return None
+    _check_text(llm, seen)
+    if not covers(seen.recorder.needs, needs):
+        raise PolicyError(f"policy {name!r} needs more than was recorded: name it in applied.read")
+    return seen.layers
+
+
+def _check_text(llm: Any, seen: Seen) -> None:
     if list(seen.tokens) != binding.text_of(llm).tolist():
         raise PolicyError(
             f"the cache holds {llm.n_tokens} tokens, not the {len(seen.tokens)} of the prompt that was read: "
             "restore its state first"
         )
-    if not covers(seen.recorder.needs, needs):
-        raise PolicyError(f"policy {name!r} needs more than was recorded: name it in applied.read")
-    return seen.layers
