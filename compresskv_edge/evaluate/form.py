@@ -138,6 +138,10 @@ class Prompter:
         other = replace(sample, turns=(replace(sample.turns[0], question="\n"), *sample.turns[1:]))
         return max(common_prefix(self.opening(sample), self.opening(other)) - _SEAM, 1)
 
+    def n_question(self, sample: Sample) -> int:
+        """Tokens from the first question on, with what the template puts behind it; 0: there is none."""
+        return len(self.opening(sample)) - self.n_document(sample) if sample.turns[0].question else 0
+
     def opening(self, sample: Sample) -> list[int]:
         """Everything before the first answer, start token included if the model wants one."""
         form = self._form(sample)

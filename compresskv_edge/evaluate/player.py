@@ -131,10 +131,11 @@ class Player:
         start = time.perf_counter()
         n_known = 0 if document is None else len(document.seen.tokens)
         if document is None:
-            seen = applied.read(self._llm, tokens, sorted(names))
+            seen = applied.read(self._llm, tokens, sorted(names), n_question=self._prompter.n_question(sample))
         else:
             self._llm.load_state(document.state)
-            seen = applied.read_on(self._llm, tokens[n_known:], document.seen)
+            n_question = self._prompter.n_question(sample)
+            seen = applied.read_on(self._llm, tokens[n_known:], document.seen, n_question=n_question)
         ms = 1000 * (time.perf_counter() - start) + (document.ms if document else 0.0)
         self.counters.prefill += len(tokens) - n_known
         return Reading(names, self._llm.save_state(), seen, ms)
@@ -232,7 +233,7 @@ class Player:
         self._llm.eval(tokens)
         self.counters.decoded += len(tokens)
         logits = self._llm.last_logits()
-        applied.evict(self._llm)
+        applied.evict(self._llm, n_question=len(tokens))
         return logits
 
     #

@@ -10,16 +10,17 @@ for name in ("h2o", "snapkv"):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, List, Optional, Tuple, Union
 
 from ..engine import native
 from ..errors import PolicyError
-from ..policies.layer import Layer
+from ..policies.layer import Array, Layer
 from ..policies.needs import KEYS, covers, union
 from ..policies.registry import get, names
-from . import binding
+from . import ahead, binding
+from .ahead import Asked
 from .inputs import of_text, read_layer
 from .policy_run import PolicyRun
 from .prefill import Generation
@@ -36,12 +37,13 @@ class Seen:
     recorder: Recorder
 
 
-def read(llm: Any, tokens: Sequence[int], policies: Optional[Iterable[str]] = None) -> Seen:
+def read(llm: Any, tokens: Sequence[int], policies: Optional[Iterable[str]] = None, *, n_question: int = 0) -> Seen:
     """Decode a prompt from its start and record what some policies need of it (None: all of them).
 
     Nothing is evicted before the next `apply`.
 
-    llm: a compresskv_edge.Llama with a profile, kv_prefill="full" or None. Raises PolicyError, ContextError.
+    llm: a compresskv_edge.Llama with a profile, kv_prefill="full" or None. n_question: last tokens that are the
+    question and what follows it, 0: not known. Raises PolicyError, ContextError.
     """
     compression = llm._require("applied.read")
     prefill = compression.settings.prefill
@@ -50,26 +52,41 @@ def read(llm: Any, tokens: Sequence[int], policies: Optional[Iterable[str]] = No
     wanted = [get(name).needs for name in (names() if policies is None else policies)]
     needs = of_text(union([*wanted, frozenset({KEYS})]))
     llm.reset()
-    return _read(llm, tokens, Recorder(compression.layers, compression.window, needs))
+    return _read(llm, tokens, Recorder(compression.layers, compression.window, needs), n_question)
 
 
-def read_on(llm: Any, tokens: Sequence[int], seen: Seen) -> Seen:
+def read_on(llm: Any, tokens: Sequence[int], seen: Seen, *, n_question: int = 0) -> Seen:
     """Decode what follows the prompt of `seen`, whose state was restored: what `read` of both would have seen.
 
     For the questions about one document. Raises PolicyError if the cache holds another text.
     """
     _check_text(llm, seen)
-    return _read(llm, tokens, seen.recorder.copy(seen.recorder.needs))
+    return _read(llm, tokens, seen.recorder.copy(seen.recorder.needs), n_question)
 
 
-def _read(llm: Any, tokens: Sequence[int], recorder: Recorder) -> Seen:
+def _read(llm: Any, tokens: Sequence[int], recorder: Recorder, n_question: int) -> Seen:
     compression = llm._require("applied.read")
     run = PolicyRun("full", compression, recorder)
     compression.run, llm._reader.generation = run, None
     llm.eval(list(tokens))
     recorder.finish(llm)
-    layers = tuple(read_layer(llm, il, recorder, recorder.needs) for il in run.evictable)
-    return Seen(tuple(binding.text_of(llm).tolist()), layers, recorder.copy(recorder.needs))
+    kept = recorder.copy(recorder.needs)
+    asked = Asked(n_question, _drafted(llm, kept))
+    layers = tuple(read_layer(llm, il, kept, kept.needs, asked) for il in run.evictable)
+    return Seen(tuple(binding.text_of(llm).tolist()), layers, kept)
+
+
+def _drafted(llm: Any, recorder: Recorder) -> Mapping[int, Array]:
+    """For policies that want a draft of the answer. Afterwards the cache is what it was, to the bit."""
+    n = ahead.n_wanted(recorder.needs)
+    if not n:
+        return {}
+    compression = llm._require("applied.read")
+    state, logits = llm.save_state(), llm.last_logits()
+    drafted = ahead.draft(llm, n, compression.layers, compression.window)
+    llm.load_state(state)
+    llm._restored_logits = logits
+    return drafted
 
 
 def apply(llm: Any, policy: str, budget: Union[int, float], seen: Optional[Seen] = None) -> List[int]:
@@ -94,15 +111,17 @@ def apply(llm: Any, policy: str, budget: Union[int, float], seen: Optional[Seen]
     return [len(native.positions(llm.ctx, il)) for il in range(len(compression.layers))]
 
 
-def evict(llm: Any) -> List[int]:
+def evict(llm: Any, *, n_question: int = 0) -> List[int]:
     """Compress what the cache holds now, by the policy and to the budgets of the last `apply`: (n_layer,) tokens held.
 
-    For the end of a later turn's question; between two calls of this `llm.eval` does it whenever the tail is full.
+    For the end of a later turn's question, of n_question tokens (0: not known); between two calls of this `llm.eval`
+    does it whenever the tail is full.
     """
     compression = llm._require("applied.evict")
     if not compression.current:
         raise PolicyError("no policy was applied to this text yet: call applied.apply first")
-    compression.run.compress(llm, compression.current)
+    compression.run.n_question = n_question
+    compression.run.compress(llm, compression.current, answer_follows=True)
     return [len(native.positions(llm.ctx, il)) for il in range(len(compression.layers))]
 
 
