@@ -72,6 +72,11 @@ def _read(llm: Any, tokens: Sequence[int], recorder: Recorder) -> Seen:
     return Seen(tuple(binding.text_of(llm).tolist()), layers, recorder.copy(recorder.needs))
 
 
+def serves(seen: Seen, names: Iterable[str]) -> bool:
+    """What was recorded is all that these policies need."""
+    return covers(seen.recorder.needs, of_text(union([get(name).needs for name in names])))
+
+
 def apply(llm: Any, policy: str, budget: Union[int, float], seen: Optional[Seen] = None) -> List[int]:
     """Evict what the policy does not keep of the prompt in the cache.
 
