@@ -18,6 +18,7 @@ from compresskv_edge.errors import CompressKVError, EvaluationError
 from compresskv_edge.evaluate import fidelity, grid, suite_run
 from compresskv_edge.evaluate.attention import Attention, RememberingLayer
 from compresskv_edge.evaluate.forced import Greedy
+from compresskv_edge.evaluate.journal import Journal
 from compresskv_edge.evaluate.outcome import Outcome
 from compresskv_edge.evaluate.player import Player, Prefill
 from compresskv_edge.evaluate.sample import SuitePlan
@@ -169,6 +170,25 @@ def test_a_document_is_read_once_for_its_questions(start: Callable[..., SuiteRun
     assert list(map(content, alone.journal.outcomes())) == mine
 
 
+def test_documents_are_kept_for_later_policies(demo_model: Path, tmp_path: Path) -> None:
+    plan = replace(PLAN, depths=2, questions=2)
+    setup = Setup(demo_model, "demo", tail=64, states=tmp_path / "states")
+    names = ("compresskv", "snapkv")
+    first = SuiteRun("niah", setup, plan, tmp_path / "first.jsonl").run(("compresskv", "snapkv"), (48,))
+    later = SuiteRun("niah", setup, plan, tmp_path / "later.jsonl")
+    assert later.run(names, (48,)).counters["prefill"] < 0.2 * first.counters["prefill"]
+    found = [
+        list(map(content, run.outcomes())) for run in (Journal(first.journal, later.journal.header), later.journal)
+    ]
+    assert found[0] == found[1]
+    more = SuiteRun("niah", setup, plan, tmp_path / "more.jsonl").run(("h2o",), (48,))  # it needs what was not recorded
+    assert more.counters["prefill"] >= first.counters["prefill"]
+    for path in (tmp_path / "states").iterdir():
+        path.write_bytes(b"x")
+    with pytest.raises(EvaluationError, match="is damaged"):
+        SuiteRun("niah", setup, plan, tmp_path / "damaged.jsonl").run(names, (48,))
+
+
 def test_a_stopped_run_goes_on(start: Callable[..., SuiteRun]) -> None:
     whole = start(journal="whole.jsonl")
     whole.run(NAMES[:3], BUDGETS[:2])
@@ -208,6 +228,26 @@ def test_a_policy_with_a_window_of_its_own_runs_on_a_model_of_its_own(start: Cal
     n_samples = len(start().samples)
     assert result.counters["prompts"] == 2 * n_samples
     assert start().run((edge, "compresskv", "keydiff"), (0.007,)).counters["prompts"] == 0
+
+
+def test_a_window_of_its_own_is_no_matter_of_larger_budgets(
+    start: Callable[..., SuiteRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the model that all share, beside a policy that looks at 32 queries, edge keeps what it keeps on its own."""
+    names = ("edge", "edge:budgets=errors", "snapkv")
+    shared = start(journal="shared.jsonl").run(names, (48, 128))
+    assert shared.counters["prompts"] == len(start().samples)
+    monkeypatch.setattr(suite_run, "_window_alone", lambda name, *_: 4 if name.startswith("edge") else 0)
+    alone = start(journal="alone.jsonl").run(names, (48, 128))
+    assert alone.counters["prompts"] == 2 * len(start().samples)
+    for name in names:
+        mine, its = ([r for r in run.summary["rows"] if r["policy"] == name] for run in (shared, alone))
+        for row, other in zip(mine, its):
+            same = ("budget", "score", "n_kept", "agreement", "evidence", "evidence_any")
+            assert [row[key] for key in same] == [other[key] for key in same]
+            assert row["kl"] == pytest.approx(other["kl"], rel=0.05, abs=1e-3)
+    held = [[row for row in run.summary["held"] if row["policy"].startswith("edge")] for run in (shared, alone)]
+    assert held[0] == held[1]
 
 
 def test_more_prompts_later(start: Callable[..., SuiteRun]) -> None:

@@ -10,7 +10,9 @@ from typing import Any, Optional
 import numpy as np
 import numpy.typing as npt
 
+from .. import policies
 from ..errors import EvaluationError
+from ..policies.needs import QUERIES
 from ..runtime import applied
 from ..runtime.outputs import AllLogits
 from . import fidelity, marked, metrics
@@ -19,6 +21,7 @@ from .forced import Greedy, Reference, kept_shares
 from .form import Prompter
 from .outcome import FULL, Budget, Outcome, Score
 from .sample import Sample, Turn
+from .states import Reading, States
 
 Logits = npt.NDArray[np.float32]
 
@@ -31,16 +34,6 @@ class Counters:
     decoded: int = 0
     prompts: int = 0
     restored: int = 0
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A text that was read: the state after it, and what the policies saw."""
-
-    names: frozenset[str]
-    state: Any
-    seen: applied.Seen
-    ms: float
 
 
 @dataclass
@@ -71,7 +64,11 @@ class Prefill:
 class Player:
     """One model, with a profile and kv_prefill="full", and the form of its prompts. Decoding is greedy."""
 
-    def __init__(self, llm: AllLogits, prompter: Prompter, *, protect_system: bool = False) -> None:
+    def __init__(
+        self, llm: AllLogits, prompter: Prompter, *, protect_system: bool = False, states: Optional[States] = None
+    ) -> None:
+        """states: where documents that groups share are kept."""
+        self._states = states
         self._llm = llm
         self._prompter = prompter
         self._protect_system = protect_system
@@ -87,7 +84,7 @@ class Player:
         self._llm.reset()
         if self._protect_system:
             self._llm.protect([range(self._prompter.n_system(sample))])
-        reading = self._read(sample, tokens, frozenset(names))
+        reading = self._read(sample, tokens, names)
         self.counters.prompts += 1
         attention = Attention()
         layers = tuple(RememberingLayer(**vars(layer), shared=attention) for layer in reading.seen.layers)
@@ -125,39 +122,45 @@ class Player:
     # prompts
     #
 
-    def _read(self, sample: Sample, tokens: list[int], names: frozenset[str]) -> Reading:
+    def _read(self, sample: Sample, tokens: list[int], names: Sequence[str]) -> Reading:
         """A prompt from its start, or from the end of the document that its group shares."""
-        document = self._read_document(sample, tokens, names) if sample.group else None
+        if not sample.group:
+            return self._read_whole(tokens, names, self._prompter.n_question(sample))
+        document = self._read_document(tokens[: self._prompter.n_document(sample)], names)
+        rest = tokens[len(document.seen.tokens) :]
+        self._llm.load_state(document.state)
         start = time.perf_counter()
-        n_known = 0 if document is None else len(document.seen.tokens)
-        if document is None:
-            seen = applied.read(self._llm, tokens, sorted(names), n_question=self._prompter.n_question(sample))
-        else:
-            self._llm.load_state(document.state)
-            n_question = self._prompter.n_question(sample)
-            seen = applied.read_on(self._llm, tokens[n_known:], document.seen, n_question=n_question)
-        ms = 1000 * (time.perf_counter() - start) + (document.ms if document else 0.0)
-        self.counters.prefill += len(tokens) - n_known
-        return Reading(names, self._llm.save_state(), seen, ms)
+        seen = applied.read_on(self._llm, rest, document.seen, n_question=self._prompter.n_question(sample))
+        ms = document.ms + 1000 * (time.perf_counter() - start)
+        self.counters.prefill += len(rest)
+        return Reading(self._llm.save_state(), seen, ms)
 
-    def _read_document(self, sample: Sample, tokens: list[int], names: frozenset[str]) -> Reading:
+    def _read_whole(self, tokens: list[int], names: Sequence[str], n_question: Optional[int]) -> Reading:
+        start = time.perf_counter()
+        seen = applied.read(self._llm, tokens, names, n_question=n_question)
+        ms = 1000 * (time.perf_counter() - start)
+        self.counters.prefill += len(tokens)
+        return Reading(self._llm.save_state(), seen, ms)
+
+    def _read_document(self, tokens: list[int], names: Sequence[str]) -> Reading:
         """Read once for a group, however its questions go on."""
-        n = self._prompter.n_document(sample)
         known = self._document
-        if known is None or known.names != names or list(known.seen.tokens) != tokens[:n]:
-            start = time.perf_counter()
-            seen = applied.read(self._llm, tokens[:n], sorted(names))
-            ms = 1000 * (time.perf_counter() - start)
-            self.counters.prefill += n
-            known = self._document = Reading(names, self._llm.save_state(), seen, ms)
-        return known
+        if known is not None and list(known.seen.tokens) == tokens and applied.serves(known.seen, names):
+            return known
+        found = None if self._states is None else self._states.load(tokens, names)
+        if found is None:
+            found = self._read_whole(tokens, names, None)
+            if self._states is not None:
+                self._states.save(tokens, found)
+        self._document = found
+        return found
 
     def _evicted(self, prefill: Prefill, policy: str, budget: Budget) -> tuple[list[int], float]:
         """The prompt's cache as the policy leaves it: tokens held by each layer, and the ms that it took."""
         self._llm.load_state(prefill.state)
         prefill.attention.saved_s = 0.0
         start = time.perf_counter()
-        kept = applied.apply(self._llm, policy, budget, prefill.seen)
+        kept = applied.apply(self._llm, policy, budget, _seen_by(policy, prefill.seen))
         return kept, 1000 * (time.perf_counter() - start + prefill.attention.saved_s)
 
     def _held(self, prefill: Prefill) -> tuple[list[float], float]:
@@ -280,6 +283,15 @@ class Player:
             raise EvaluationError(
                 f"{sample.name} takes {needed} tokens but the context holds {self._llm.n_ctx()}: lower --contexts"
             )
+
+
+def _seen_by(policy: str, seen: applied.Seen) -> applied.Seen:
+    """With the queries of its own window alone, where a policy has one: others may have had more recorded."""
+    n = policies.get(policy).own_window
+    if not n:
+        return seen
+    layers = (replace(layer, inputs={**layer.inputs, QUERIES.kind: layer[QUERIES][:, -n:]}) for layer in seen.layers)
+    return replace(seen, layers=tuple(layers))
 
 
 def _score(turn: Turn, answer: Greedy, extra: Optional[dict[str, float]] = None) -> Score:

@@ -26,6 +26,7 @@ from .journal import Journal
 from .outcome import Budget, Outcome
 from .player import Player
 from .sample import Sample, Suite, SuitePlan, choose_tasks
+from .states import States
 from .summary import summarise
 
 SUITES = ("niah", "ruler", "kv", "qa", "multi_turn", "fidelity")
@@ -40,7 +41,8 @@ _PATHS = ("haystack", "data")
 class Setup:
     """How a model is run. profile: as Llama's kv_profile; None: uncalibrated. tail: rows beside the budget.
 
-    protect_system: what comes before the document is never evicted and counts in the budget, as in a chat.
+    protect_system: what comes before the document is never evicted and counts in the budget, as in a chat. states:
+    folder where documents that several questions share are kept as they were read (states.py).
     """
 
     model: Path
@@ -50,6 +52,7 @@ class Setup:
     n_threads: int = 1
     n_gpu_layers: int = 0
     protect_system: bool = False
+    states: Optional[Path] = None
 
 
 def load_suite(name: str) -> Suite:
@@ -104,7 +107,7 @@ class SuiteRun:
         }
         if setup.protect_system:
             self.header["settings"]["protect_system"] = True
-        self._player = Player(self._llm, prompter, protect_system=setup.protect_system)
+        self._player = self._new_player(self._llm, prompter, setup.tail)
         self.journal = Journal(journal, self._fixed())
 
     def run(
@@ -116,7 +119,7 @@ class SuiteRun:
     ) -> SuiteResult:
         """Every policy at every budget, compared with `base`; with what an earlier run of the same journal has left."""
         with _numpy_threads(self._n_threads):
-            for player, group in self._players(names):
+            for player, group in self._players(names, budgets):
                 grid.run(player, self.samples, group, budgets, self.journal, self._progress(names, budgets, report))
         summary = {
             **self.header,
@@ -125,12 +128,11 @@ class SuiteRun:
         }
         return SuiteResult(summary, self.journal.path, vars(self._player.counters))
 
-    def _players(self, names: Sequence[str]) -> Iterator[tuple[Player, list[str]]]:
+    def _players(self, names: Sequence[str], budgets: Sequence[Budget]) -> Iterator[tuple[Player, list[str]]]:
         """Policies share one model and its prefill, but for those that have the library's window to themselves."""
         groups: dict[int, list[str]] = {}
         for name in names:
-            policy = policies.get(name)
-            groups.setdefault(policy.own_window, []).append(name)
+            groups.setdefault(_window_alone(name, budgets, self._profile.settings.window), []).append(name)
         yield self._player, groups.pop(0, [])
         for window, group in groups.items():
             # as many free rows as the others, and so as many bytes: a tail holds the window as well
@@ -138,11 +140,18 @@ class SuiteRun:
             llm = open_model(setup, self._profile, max(self.plan.contexts), group[0])
             try:
                 prompter = forms.Prompter(llm, forms.choose(llm, self._setup.form))
-                player = Player(llm, prompter, protect_system=self._setup.protect_system)
+                player = self._new_player(llm, prompter, setup.tail)
                 player.counters = self._player.counters
                 yield player, group
             finally:
                 llm.close()
+
+    def _new_player(self, llm: AllLogits, prompter: forms.Prompter, tail: int) -> Player:
+        setup = self._setup
+        window = llm.kv_stats().window_bytes
+        key = f"{self.header['model']['hash']} {llm.n_ctx()} {tail} {window}"
+        states = None if setup.states is None else States(setup.states, key)
+        return Player(llm, prompter, protect_system=setup.protect_system, states=states)
 
     def _progress(
         self, names: Sequence[str], budgets: Sequence[Budget], report: Callable[[grid.Step], None]
@@ -165,6 +174,16 @@ class SuiteRun:
 
     def close(self) -> None:
         self._llm.close()
+
+
+def _window_alone(name: str, budgets: Sequence[Budget], shared: int) -> int:
+    """The library's window that a policy needs for itself; 0 where that of the others leaves it all that it keeps.
+
+    The player shows it no more queries than it would have on a model of its own.
+    """
+    policy = policies.get(name)
+    alike = all(isinstance(b, int) and policy.window_of(b, policy.own_window) >= shared for b in budgets)
+    return 0 if alike else policy.own_window
 
 
 def open_model(setup: Setup, profile: Profile, n_prompt: int, policy: str = grid.BASE) -> AllLogits:

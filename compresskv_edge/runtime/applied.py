@@ -20,7 +20,7 @@ from ..policies.layer import Array, Layer
 from ..policies.needs import KEYS, covers, union
 from ..policies.registry import get, names
 from . import ahead, binding
-from .ahead import Asked
+from .ahead import NOT_ASKED, Asked
 from .inputs import of_text, read_layer
 from .policy_run import PolicyRun
 from .prefill import Generation
@@ -37,13 +37,15 @@ class Seen:
     recorder: Recorder
 
 
-def read(llm: Any, tokens: Sequence[int], policies: Optional[Iterable[str]] = None, *, n_question: int = 0) -> Seen:
+def read(
+    llm: Any, tokens: Sequence[int], policies: Optional[Iterable[str]] = None, *, n_question: Optional[int] = 0
+) -> Seen:
     """Decode a prompt from its start and record what some policies need of it (None: all of them).
 
     Nothing is evicted before the next `apply`.
 
     llm: a compresskv_edge.Llama with a profile, kv_prefill="full" or None. n_question: last tokens that are the
-    question and what follows it, 0: not known. Raises PolicyError, ContextError.
+    question and what follows it, 0: not known, None: there is none yet. Raises PolicyError, ContextError.
     """
     compression = llm._require("applied.read")
     prefill = compression.settings.prefill
@@ -64,14 +66,14 @@ def read_on(llm: Any, tokens: Sequence[int], seen: Seen, *, n_question: int = 0)
     return _read(llm, tokens, seen.recorder.copy(seen.recorder.needs), n_question)
 
 
-def _read(llm: Any, tokens: Sequence[int], recorder: Recorder, n_question: int) -> Seen:
+def _read(llm: Any, tokens: Sequence[int], recorder: Recorder, n_question: Optional[int]) -> Seen:
     compression = llm._require("applied.read")
     run = PolicyRun("full", compression, recorder)
     compression.run, llm._reader.generation = run, None
     llm.eval(list(tokens))
     recorder.finish(llm)
     kept = recorder.copy(recorder.needs)
-    asked = Asked(n_question, _drafted(llm, kept))
+    asked = NOT_ASKED if n_question is None else Asked(n_question, _drafted(llm, kept))
     layers = tuple(read_layer(llm, il, kept, kept.needs, asked) for il in run.evictable)
     return Seen(tuple(binding.text_of(llm).tolist()), layers, kept)
 
@@ -87,6 +89,11 @@ def _drafted(llm: Any, recorder: Recorder) -> Mapping[int, Array]:
     llm.load_state(state)
     llm._restored_logits = logits
     return drafted
+
+
+def serves(seen: Seen, names: Iterable[str]) -> bool:
+    """What was recorded is all that these policies need."""
+    return covers(seen.recorder.needs, of_text(union([get(name).needs for name in names])))
 
 
 def apply(llm: Any, policy: str, budget: Union[int, float], seen: Optional[Seen] = None) -> List[int]:

@@ -24,7 +24,7 @@ _CLOSERS = " \"')]\u00bb\u201d\u2019"  # may follow an end
 
 
 @dataclass(frozen=True)
-class Reading:
+class LayerReading:
     """One layer that is read now."""
 
     llm: Any
@@ -48,7 +48,7 @@ class Reading:
         return native.read_kv(self.llm.ctx, self.il, self.shape)
 
 
-def _queries(reading: Reading) -> Array:
+def _queries(reading: LayerReading) -> Array:
     """Those recorded, else the library's window; none of a text that is shorter than that."""
     recorder, shape = reading.recorder, reading.shape
     if reading.llm.n_tokens < recorder.window:
@@ -58,13 +58,13 @@ def _queries(reading: Reading) -> Array:
     return native.read_queries(reading.llm.ctx, reading.il, shape, recorder.window)
 
 
-def _ahead(reading: Reading) -> Array:
+def _ahead(reading: LayerReading) -> Array:
     shape = reading.shape
     nothing = np.zeros((shape.n_head, 0, shape.head_dim_k), dtype=np.float32)
     return reading.asked.drafted.get(reading.il, nothing)
 
 
-PROVIDERS: Mapping[str, Callable[[Reading], Array]] = {
+PROVIDERS: Mapping[str, Callable[[LayerReading], Array]] = {
     KEYS.kind: lambda reading: reading.rows[0],
     VALUES.kind: lambda reading: reading.rows[1],
     QUERIES.kind: _queries,
@@ -83,7 +83,7 @@ def of_text(needs: Needs) -> Needs:
 
 def read_layer(llm: Any, il: int, recorder: Recorder, needs: Needs, asked: Asked = NOT_ASKED) -> Layer:
     """What layer il holds, as arrays: the needs that belong to the text."""
-    reading = Reading(llm, il, recorder, asked)
+    reading = LayerReading(llm, il, recorder, asked)
     inputs = {need.kind: PROVIDERS[need.kind](reading) for need in of_text(needs)}
     return Layer(il, reading.positions, inputs)
 

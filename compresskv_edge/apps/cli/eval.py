@@ -91,6 +91,12 @@ def eval_command(
     seed: Annotated[int, typer.Option(help="The same seed makes the same prompts.")] = SuitePlan.seed,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; with one a run can be repeated to the bit.")] = 1,
     gpu_layers: Annotated[int, typer.Option(help="Layers on the GPU, as in llama.cpp; -1: all.")] = 0,
+    states: Annotated[
+        Optional[Path],
+        typer.Option(
+            file_okay=False, help="Folder to keep what was read of documents that questions share, for later policies."
+        ),
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", file_okay=False, help="Folder for the results; a stopped run goes on there.")
     ] = Path("compresskv-eval"),
@@ -116,7 +122,7 @@ def eval_command(
         questions=questions, rows=rows, answer_tokens=answer_tokens,
     )  # fmt: skip
     setup = suite_run.Setup(
-        model, None if profile == "none" else profile, form, tail, threads, gpu_layers, protect_system
+        model, None if profile == "none" else profile, form, tail, threads, gpu_layers, protect_system, states
     )
     stem = f"{suite}-{model.stem}"
     run = suite_run.SuiteRun(suite.replace("-", "_"), setup, plan, out / f"{stem}.jsonl", limit=limit)
