@@ -29,6 +29,8 @@ def random_layer(n: int, *, index: int = 0, seed: int = 0, **fields: Any) -> Lay
         "sample": q[:, ::5],
         "ends": rng.random(n) < 0.08,
         "values": rng.standard_normal((N_HEAD_KV, n, HEAD_DIM)).astype(np.float32),
+        "question": np.asarray(12),
+        "ahead": (rng.standard_normal((N_HEAD, 5, HEAD_DIM)) + 0.5).astype(np.float32),
     }
     return layer_of(n, inputs, index=index, **fields)
 

@@ -16,7 +16,11 @@ from threadpoolctl import threadpool_info
 from compresskv_edge import Llama, Profile
 from compresskv_edge.errors import CompressKVError, EvaluationError
 from compresskv_edge.evaluate import fidelity, grid, suite_run
-from compresskv_edge.evaluate.player import Attention, Outcome, RememberingLayer
+from compresskv_edge.evaluate.attention import Attention, RememberingLayer
+from compresskv_edge.evaluate.forced import Greedy
+from compresskv_edge.evaluate.journal import Journal
+from compresskv_edge.evaluate.outcome import Outcome
+from compresskv_edge.evaluate.player import Player, Prefill
 from compresskv_edge.evaluate.sample import SuitePlan
 from compresskv_edge.evaluate.suite_run import Setup, SuiteRun
 from compresskv_edge.policies.layer import Layer
@@ -45,7 +49,7 @@ def random_layer() -> Layer:
 
 
 def content(outcome: Outcome) -> Outcome:
-    """Without times."""
+    """Without times,"""
     return replace(outcome, prefill_ms=0.0, evict_ms=0.0, decode_ms=0.0)
 
 
@@ -111,6 +115,80 @@ def test_outcomes_are_those_of_the_engine_run_alone(start: Callable[..., SuiteRu
             assert outcome.kv_bytes == llm.kv_stats().kv_bytes
 
 
+def test_answers_are_those_of_free_generation(start: Callable[..., SuiteRun], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feeding the full cache's answer first, to compare, changes no answer: those of h2o start again, others go on."""
+    names = ("streaming_llm", "compresskv", "h2o")
+    compared = start(journal="compared.jsonl")
+    compared.run(names, (0.06, 0.25))
+    monkeypatch.setattr(Player, "_compared", lambda self, prefill, reference, policy, budget: (free(self, prefill), {}))
+    alone = start(journal="alone.jsonl")
+    alone.run(names, (0.06, 0.25))
+
+    def answers(run: SuiteRun) -> dict[tuple[str, str, float], str]:
+        return {(o.sample, o.policy, o.budget): o.scores[0].answer for o in run.journal.outcomes()}
+
+    assert answers(compared) == answers(alone)
+    extras = [o.scores[0].extra for o in compared.journal.outcomes()]
+    assert {extra["agreement"] for extra in extras} == {0.0, 1.0}
+    for outcome in compared.journal.outcomes():
+        full = next(o for o in compared.journal.outcomes() if (o.sample, o.policy) == (outcome.sample, "full"))
+        same = outcome.scores[0].answer == full.scores[0].answer
+        assert not outcome.scores[0].extra["agreement"] or same
+
+
+def free(player: Player, prefill: Prefill) -> Greedy:
+    turn = prefill.sample.turns[0]
+    return player._go_on(prefill.logits, turn, player._prompter.stops(prefill.sample, turn))
+
+
+def test_evidence_that_is_held(start: Callable[..., SuiteRun]) -> None:
+    run = start(plan=replace(PLAN, depths=3))
+    summary = run.run(("compresskv", "streaming_llm"), (0.12,)).summary
+    rows = {row["policy"]: row for row in summary["rows"]}
+    assert (rows["full"]["evidence"], rows["full"]["evidence_any"]) == (1.0, 1.0)
+    assert rows["streaming_llm"]["evidence"] < rows["compresskv"]["evidence"] < rows["compresskv"]["evidence_any"]
+    assert rows["compresskv"]["intervals"]["evidence"][0] < rows["compresskv"]["evidence"]
+    held = {row["policy"]: row["layers"] for row in summary["held"]}
+    assert np.mean(held["compresskv"]) == pytest.approx(rows["compresskv"]["evidence"], abs=1e-3)
+    assert len(held["full"]) == len(run._llm.kv_layers)
+
+
+def test_a_document_is_read_once_for_its_questions(start: Callable[..., SuiteRun], demo_model: Path) -> None:
+    """And what policies see of a prompt is what they see where it is read in the same two parts, alone."""
+    plan = replace(PLAN, depths=4, questions=3)
+    run = start(plan=plan)
+    result = run.run(("compresskv", "snapkv", "h2o"), (0.12, 48))
+    outcomes = run.journal.outcomes()
+    n_prompts = sum(o.n_prompt for o in outcomes if o.policy == "full")
+    assert result.counters["prompts"] == len(run.samples) == 12
+    assert result.counters["prefill"] < 0.5 * n_prompts
+    assert result.summary["n_documents"] == 4
+    alone = start(plan=plan, journal="alone.jsonl")
+    alone.samples = [alone.samples[1]]
+    alone.run(("compresskv", "snapkv", "h2o"), (0.12, 48))
+    mine = [content(o) for o in outcomes if o.sample == alone.samples[0].name]
+    assert list(map(content, alone.journal.outcomes())) == mine
+
+
+def test_documents_are_kept_for_later_policies(demo_model: Path, tmp_path: Path) -> None:
+    plan = replace(PLAN, depths=2, questions=2)
+    setup = Setup(demo_model, "demo", tail=64, states=tmp_path / "states")
+    names = ("compresskv", "snapkv")
+    first = SuiteRun("niah", setup, plan, tmp_path / "first.jsonl").run(("compresskv", "snapkv"), (48,))
+    later = SuiteRun("niah", setup, plan, tmp_path / "later.jsonl")
+    assert later.run(names, (48,)).counters["prefill"] < 0.2 * first.counters["prefill"]
+    found = [
+        list(map(content, run.outcomes())) for run in (Journal(first.journal, later.journal.header), later.journal)
+    ]
+    assert found[0] == found[1]
+    more = SuiteRun("niah", setup, plan, tmp_path / "more.jsonl").run(("h2o",), (48,))  # it needs what was not recorded
+    assert more.counters["prefill"] >= first.counters["prefill"]
+    for path in (tmp_path / "states").iterdir():
+        path.write_bytes(b"x")
+    with pytest.raises(EvaluationError, match="is damaged"):
+        SuiteRun("niah", setup, plan, tmp_path / "damaged.jsonl").run(names, (48,))
+
+
 def test_a_stopped_run_goes_on(start: Callable[..., SuiteRun]) -> None:
     whole = start(journal="whole.jsonl")
     whole.run(NAMES[:3], BUDGETS[:2])
@@ -127,15 +205,15 @@ def test_a_stopped_run_goes_on(start: Callable[..., SuiteRun]) -> None:
     again = start()
     counters = again.run(NAMES[:3], BUDGETS[:2], steps.append).counters
     assert (steps[0].done, steps[-1].done, steps[-1].total) == (4, 14, 14)
-    assert counters["restored"] == 10
+    assert counters["restored"] == 11  # full again, to compare the others with
     assert list(map(content, again.journal.outcomes())) == list(map(content, whole.journal.outcomes()))
-    assert again.run(NAMES[:3], BUDGETS[:2]).counters["restored"] == 10  # nothing is left to do
+    assert again.run(NAMES[:3], BUDGETS[:2]).counters["restored"] == 11  # nothing is left to do
 
 
 def test_more_policies_later(start: Callable[..., SuiteRun]) -> None:
     start().run(("compresskv",), (0.12,))
     result = start().run(("streaming_llm", "compresskv"), (0.25, 0.12))
-    assert result.counters["restored"] == 3 * 2
+    assert result.counters["restored"] == (3 + 1) * 2  # full again, to compare the others with
     assert [(row["policy"], row["budget"]) for row in result.summary["rows"]] == [
         *(("full", 1.0), ("streaming_llm", 0.12), ("streaming_llm", 0.25), ("compresskv", 0.12), ("compresskv", 0.25))
     ]
@@ -150,6 +228,26 @@ def test_a_policy_with_a_window_of_its_own_runs_on_a_model_of_its_own(start: Cal
     n_samples = len(start().samples)
     assert result.counters["prompts"] == 2 * n_samples
     assert start().run((edge, "compresskv", "keydiff"), (0.007,)).counters["prompts"] == 0
+
+
+def test_a_window_of_its_own_is_no_matter_of_larger_budgets(
+    start: Callable[..., SuiteRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the model that all share, beside a policy that looks at 32 queries, edge keeps what it keeps on its own."""
+    names = ("edge", "edge:budgets=errors", "snapkv")
+    shared = start(journal="shared.jsonl").run(names, (48, 128))
+    assert shared.counters["prompts"] == len(start().samples)
+    monkeypatch.setattr(suite_run, "_window_alone", lambda name, *_: 4 if name.startswith("edge") else 0)
+    alone = start(journal="alone.jsonl").run(names, (48, 128))
+    assert alone.counters["prompts"] == 2 * len(start().samples)
+    for name in names:
+        mine, its = ([r for r in run.summary["rows"] if r["policy"] == name] for run in (shared, alone))
+        for row, other in zip(mine, its):
+            same = ("budget", "score", "n_kept", "agreement", "evidence", "evidence_any")
+            assert [row[key] for key in same] == [other[key] for key in same]
+            assert row["kl"] == pytest.approx(other["kl"], rel=0.05, abs=1e-3)
+    held = [[row for row in run.summary["held"] if row["policy"].startswith("edge")] for run in (shared, alone)]
+    assert held[0] == held[1]
 
 
 def test_more_prompts_later(start: Callable[..., SuiteRun]) -> None:

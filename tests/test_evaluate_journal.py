@@ -9,7 +9,7 @@ import pytest
 
 from compresskv_edge.errors import EvaluationError
 from compresskv_edge.evaluate.journal import Journal
-from compresskv_edge.evaluate.player import Outcome, Score
+from compresskv_edge.evaluate.outcome import Outcome, Score
 
 HEADER = {"suite": "niah", "settings": {"contexts": (512, 1024), "seed": 1}}
 SCORES = (Score("code", 1.0, True, "48\u00e917"), Score("facts", 0.5, False, "", {"kl": 0.25}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from collections import Counter
@@ -89,6 +90,27 @@ def test_needles_cover_the_grid_and_all_kinds() -> None:
     assert {s.split["distractors"] for s in samples} == {0, 4}
 
 
+def test_every_fact_of_a_document_is_asked() -> None:
+    samples = niah.make(SuitePlan(contexts=(600,), depths=5, questions=4, repeats=2), Letters())
+    assert len(samples) == 40
+    assert len({s.document for s in samples}) == len({s.group for s in samples}) == 10
+    for s in samples:
+        assert s.document.count(s.turns[0].answers[0]) == 1
+        assert abs(s.document.index(s.turns[0].answers[0]) / len(s.document) - float(s.split["depth"])) < 0.25
+    assert Counter(s.split["depth"] for s in samples) == dict.fromkeys((0.0, 0.25, 0.5, 0.75, 1.0), 8)
+    assert {s.split["distractors"] for s in samples} == {0, 3}
+
+
+@pytest.mark.parametrize("name", ["niah", "kv", "ruler", "qa"])
+def test_what_answers_is_marked_and_stands_in_the_text(name: str) -> None:
+    for sample in load_suite(name).make(SMALL, Letters()):
+        turn = sample.turns[0]
+        assert turn.marked or turn.task in ("common_words", "frequent_words")
+        assert all(sample.document.count(passage) == 1 for passage in turn.marked)
+        marked = " ".join(turn.marked)
+        assert not turn.marked or all(answer in marked for answer in turn.answers)
+
+
 def test_pairs_are_asked_exactly() -> None:
     for sample in kv.make(SMALL, Letters()):
         assert sample.document.count(sample.turns[0].answers[0]) == 1
@@ -169,8 +191,16 @@ def test_own_text_of_the_user(tmp_path: Path) -> None:
 
 
 def test_bad_plans() -> None:
-    for wrong in ({"contexts": ()}, {"contexts": (64,)}, {"depths": 0}, {"repeats": 0}, {"decode_tokens": 1}):
-        with pytest.raises(EvaluationError, match=r"give at least one|or more"):
+    for wrong in (
+        {"contexts": ()},
+        {"contexts": (64,)},
+        {"depths": 0},
+        {"repeats": 0},
+        {"decode_tokens": 1},
+        {"questions": 12},
+        {"rows": "some"},
+    ):
+        with pytest.raises(EvaluationError, match=r"give at least one|or more|use 1 to 11"):
             SuitePlan(**wrong)  # type: ignore[arg-type]
     with pytest.raises(EvaluationError, match="too short"):
         multi_turn.make(SuitePlan(contexts=(128,), tasks=("system_fact",)), Letters())
@@ -219,7 +249,8 @@ def test_rows_become_samples_with_the_metric_of_their_set(tmp_path: Path) -> Non
     assert samples["trec"].raw
     assert samples["trec"].turns[0].classes == ("Anna", "Bob")
     assert samples["qasper"].turns[0].answers == ("Anna", "Ann")
-    assert "Question: Who?" in samples["qasper"].document
+    assert samples["qasper"].turns[0].question == "Who?"
+    assert "Who?" not in samples["qasper"].document
     only = qa.make(replace(SMALL, data=tmp_path, tasks=("mine",)), Letters())
     assert [s.name for s in only] == ["qa/mine/a1"]
 
@@ -253,6 +284,54 @@ def test_bad_rows(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "x.jsonl").write_text(line + "\n")
     with pytest.raises(CompressKVError, match=message):
         longbench.make(replace(SMALL, data=tmp_path), Letters())
+
+
+def test_gzipped_rows_and_halves_of_them(tmp_path: Path) -> None:
+    rows = [{"context": f"{i} " * 40, "input": "Who?", "answers": ["x"]} for i in range(5)]
+    path = tmp_path / "nq.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    names = {
+        half: [s.name for s in qa.make(replace(SMALL, data=data, rows=half), Letters())]
+        for half, data in (("all", tmp_path), ("even", path), ("odd", path))
+    }
+    assert names["even"] == ["qa/nq/1", "qa/nq/3", "qa/nq/5"]  # lines; rows 0, 2 and 4
+    assert names["odd"] == ["qa/nq/2", "qa/nq/4"]
+    assert sorted(names["all"]) == sorted(names["even"] + names["odd"])
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(EvaluationError, match=r"cannot read .* damaged"):
+        qa.make(replace(SMALL, data=path), Letters())
+
+
+def test_numbers_are_asked_over_pages_of_several_questions(tmp_path: Path) -> None:
+    rows = [
+        {
+            "context": f"{'word ' * 900}. It began in {1900 + i}. {'word ' * 300}",
+            "input": "When?",
+            "answers": [1900 + i],
+        }
+        for i in range(3)
+    ]
+    write(tmp_path, "altqa", *rows)
+    samples = qa.make(replace(SMALL, contexts=(2000,), data=tmp_path), Letters())
+    assert len({s.document for s in samples}) == 1
+    assert len({s.group for s in samples}) == 1
+    for s in samples:
+        assert s.turns[0].marked == (f"It began in {s.turns[0].answers[0]}.",)
+        assert s.turns[0].marked[0] in s.document
+        assert METRICS[s.turns[0].metric](f"It was {s.turns[0].answers[0]}!", s.turns[0]) == 1.0
+
+
+def test_evidence_of_a_row_and_a_shorter_answer(tmp_path: Path) -> None:
+    row = {"context": "a b c " * 900, "input": "Who?", "answers": ["x"], "evidence": ["b c a b"]}
+    path = write(tmp_path, "qmsum", row)
+    (sample,) = qa.make(replace(SMALL, data=path, answer_tokens=48), Letters())
+    assert (sample.turns[0].marked, sample.turns[0].max_tokens) == (("b c a b",), 48)
+    write(tmp_path, "qmsum", {**row, "evidence": "b"})
+    with pytest.raises(EvaluationError, match="no list of texts"):
+        qa.make(replace(SMALL, data=path), Letters())
+    write(tmp_path, "qmsum", {**row, "evidence": [row["context"]]})
+    with pytest.raises(EvaluationError, match="no row's evidence fits 900 tokens"):
+        qa.make(replace(SMALL, data=path), Letters())
 
 
 def test_the_same_row_twice(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from compresskv_edge.evaluate import report
-from compresskv_edge.evaluate.player import Outcome, Score
+from compresskv_edge.evaluate.outcome import Outcome, Score
 from compresskv_edge.evaluate.sample import Sample
 from compresskv_edge.evaluate.summary import double, summarise, to_json, weak_tasks
 

@@ -139,11 +139,11 @@ def test_every_policy_says_what_it_is() -> None:
     required = (
         "full streaming_llm h2o scissorhands tova sage_kv snapkv pyramidkv cake prefixkv chunkkv sentencekv treekv"
     )
-    required += " q_filters keydiff knorm lagkv uncomp kvcrush random compresskv edge"
+    required += " q_filters keydiff knorm lagkv uncomp kvcrush random compresskv edge ahead"
     assert set(required.split()) == set(policies.names())
     sources = {policies.get(name).source for name in policies.names()} - {"none", "llama.cpp"}
     assert all(source.startswith("arXiv:") for source in sources)
-    assert len(sources) == len(policies.names()) - 3
+    assert len(sources) == len(policies.names()) - 4
 
 
 @pytest.mark.parametrize(

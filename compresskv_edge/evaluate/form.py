@@ -19,6 +19,7 @@ from .sample import Sample, Turn
 FORMS = ("auto", "chat", "plain")
 
 _MARK = "\u2983%d\u2984"  # stands for an answer while a template renders a conversation
+_SEAM = 4  # tokens at the end of a document that another question might change
 _DAY = datetime(2024, 7, 26)  # some templates write the date: the same prompt on every day
 
 
@@ -131,6 +132,15 @@ class Prompter:
         """Tokens that come before the document: system prompt or hint, and what the template puts around them."""
         other = replace(sample, document="\n", turns=(replace(sample.turns[0], question="\n"), *sample.turns[1:]))
         return common_prefix(self.opening(sample), self.opening(other))
+
+    def n_document(self, sample: Sample) -> int:
+        """Tokens up to the end of the document that are the same whatever is asked about it."""
+        other = replace(sample, turns=(replace(sample.turns[0], question="\n"), *sample.turns[1:]))
+        return max(common_prefix(self.opening(sample), self.opening(other)) - _SEAM, 1)
+
+    def n_question(self, sample: Sample) -> int:
+        """Tokens from the first question on, with what the template puts behind it; 0: there is none."""
+        return len(self.opening(sample)) - self.n_document(sample) if sample.turns[0].question else 0
 
     def opening(self, sample: Sample) -> list[int]:
         """Everything before the first answer, start token included if the model wants one."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Callable
 
 from .journal import Journal
-from .player import Budget, Player
+from .outcome import FULL as FULL
+from .outcome import Budget
+from .player import Player
 from .sample import Sample
 
-FULL = "full"
 FULL_BUDGET = 1.0
 BASE = "compresskv"  # what the others are compared with
 
@@ -50,7 +51,7 @@ def run(
         if not missing:
             continue
         prefill = player.read(sample, [name for name in dict.fromkeys(cell[0] for cell in missing) if name != FULL])
-        if missing[0][0] != FULL and sample.turns[0].metric == "agreement":
+        if missing[0][0] != FULL and prefill.needs_full:
             player.play(prefill, FULL, FULL_BUDGET)  # the reference again, for a run that goes on
         for policy, budget in missing:
             journal.add(player.play(prefill, policy, budget))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError
-from .player import Budget, Outcome, Score
+from .outcome import Budget, Outcome, Score
 
 Key = tuple[str, str, Budget]
 
@@ -86,4 +86,4 @@ def key_of(outcome: Outcome) -> Key:
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:
     scores = tuple(Score(**score) for score in row["scores"])
-    return Outcome(**{**row, "scores": scores})
+    return Outcome(**{**row, "scores": scores, "held": tuple(row.get("held", ()))})

@@ -37,23 +37,24 @@ def _codes(fit: Fit, rng: random.Random, empty: Sample, n_context: int, depth: f
     things = haystack.things(rng)
     codes = [f"{code:04d}" for code in rng.sample(range(10_000), len(things))]
     asked = things[0]
-    sample = _ask(empty, f"Which code opens the {asked}?", codes[0], "codes")
+    lines = [f" The secret code of the {t} is {c}." for t, c in zip(things, codes)]
+    sample = _ask(empty, f"Which code opens the {asked}?", codes[0], "codes", lines[0])
     room = fit.room(sample, n_context)
-    lines = _fill([f" The secret code of the {t} is {c}." for t, c in zip(things, codes)], room, fit)
-    return replace(sample, document="".join(_moved(lines, depth)))
+    return replace(sample, document="".join(_moved(_fill(lines, room, fit), depth)))
 
 
 def _uuids(fit: Fit, rng: random.Random, empty: Sample, n_context: int, depth: float) -> Sample:
     keys, values = ([str(uuid.UUID(int=rng.getrandbits(128))) for _ in range(n_context // 8)] for _ in range(2))
     question = f'The text is a JSON object. What is the value of the key "{keys[0]}"?'
-    sample = _ask(empty, question, values[0], "uuids", max_tokens=64)
     pairs = [f"{json.dumps(k)}: {json.dumps(v)},\n" for k, v in zip(keys, values)]
+    sample = _ask(empty, question, values[0], "uuids", pairs[0], max_tokens=64)
     lines = _moved(_fill(pairs, fit.room(sample, n_context) - 4, fit), depth)
     return replace(sample, document="{" + "".join(lines).rstrip(",\n") + "}")
 
 
-def _ask(empty: Sample, question: str, answer: str, task: str, max_tokens: int = 24) -> Sample:
-    return replace(empty, turns=(Turn(question, (answer,), task=task, max_tokens=max_tokens),))
+def _ask(empty: Sample, question: str, answer: str, task: str, line: str, max_tokens: int = 24) -> Sample:
+    turn = Turn(question, (answer,), task=task, max_tokens=max_tokens, marked=(line.strip(" ,\n"),))
+    return replace(empty, turns=(turn,))
 
 
 def _fill(lines: list[str], room: int, fit: Fit) -> list[str]:

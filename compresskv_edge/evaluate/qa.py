@@ -34,7 +34,8 @@ def _sample(plan: SuitePlan, fit: Fit, task: str, n_context: int, i: int) -> Sam
     rng = generator(plan, name)
     kind = haystack.KINDS[i % len(haystack.KINDS)]
     question, answer, lines = _single(rng, kind) if task == "single" else _bridge(rng)
-    turn = Turn(question, (answer,), metric="f1", task=task)
+    marked = lines[:1] if task == "single" else [lines[0], lines[_N_ALIKE]]
+    turn = Turn(question, (answer,), metric="f1", task=task, marked=tuple(marked))
     sample = Sample(name, "", (turn,), hint=HINT, split={"context": n_context})
     room = fit.room(sample, n_context)
     return replace(sample, document=_passages(plan, fit, rng, lines, room))

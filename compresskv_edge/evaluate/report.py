@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
+EXTRAS = ("agreement", "kl", "evidence", "evidence_any")  # measures beside the score, see player.py
 _COSTS = ("KV KiB", "prefill ms", "evict ms", "decode ms")
 
 
@@ -22,14 +23,19 @@ class Shown:
     def __init__(self, summary: Mapping[str, Any]) -> None:
         self._head = f"{title(summary)}, 95 % intervals"
         self._columns, self._lines = cells(summary)
-        same = ("% of full",) if "kl" in self._columns else ()  # full agrees with itself
-        wide = (_difference(summary), "evict ms", *same)  # the others fit 80 characters
+        fidelity = "kl" in self._columns and "agreement" not in self._columns
+        same = ("% of full",) if fidelity else ()  # full agrees with itself
+        wide = (_difference(summary), "evict ms", *same, *self._extra_wide())  # the others fit 80 characters
         self._narrow = [name for name in self._columns if name not in wide]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wide = self._table(self._columns, lambda text: text)
         fits = console.measure(wide, options=options.update(max_width=1000)).maximum <= options.max_width
         yield wide if fits else self._table(self._narrow, lambda text: text.replace(" to ", "-"))
+
+    def _extra_wide(self) -> tuple[str, ...]:
+        """Fidelity's kl belongs to its score; beside an answer's score there is no room."""
+        return EXTRAS if "agreement" in self._columns else ()
 
     def _table(self, columns: Sequence[str], shorten: Callable[[str], str]) -> Table:
         from rich import box
@@ -77,9 +83,9 @@ def matrix(rows: Sequence[Row]) -> str:
 def cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Columns and lines; a column for each extra measure, such as fidelity's kl."""
     rows = summary["rows"]
-    extras = [name for name in ("kl",) if any(name in row for row in rows)]
+    extras = [name for name in EXTRAS if any(name in row for row in rows)]
     columns = ["policy", "budget", "score", "% of full", _difference(summary), *_COSTS, *extras]
-    return columns, [[*_line(row), *(f"{row[name]:.4f}" for name in extras)] for row in rows]
+    return columns, [[*_line(row), *(f"{row[name]:.4f}" if name in row else "" for name in extras)] for row in rows]
 
 
 def _difference(summary: Mapping[str, Any]) -> str:
@@ -108,7 +114,7 @@ def _line(row: Row) -> list[str]:
         f"{row['kv_bytes'] / 1024:.0f}",
         f"{row['prefill_ms']:.0f}",
         f"{row['evict_ms']:.1f}",
-        f"{row['decode_ms']:.2f}",
+        "" if row["decode_ms"] is None else f"{row['decode_ms']:.2f}",
     ]
 
 

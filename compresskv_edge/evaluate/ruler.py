@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Callable
 
@@ -50,7 +50,8 @@ def _sample(plan: SuitePlan, fit: Fit, task: str, n_context: int, i: int) -> Sam
 def _multi_key(plan: SuitePlan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
     kind = rng.choice(haystack.KINDS)
     needle, *others = haystack.draw_facts(rng, [kind] * max(n // _TOKENS_A_KEY, 4))
-    sample = replace(empty, turns=(Turn(needle.question, (needle.answer,), task="multi_key"),), hint=HINT)
+    turn = Turn(needle.question, (needle.answer,), task="multi_key", marked=(needle.sentence,))
+    sample = replace(empty, turns=(turn,), hint=HINT)
     return bury(plan, fit, rng, sample, _anywhere(rng, [needle.sentence, *(fact.sentence for fact in others)]), n)
 
 
@@ -59,7 +60,7 @@ def _multi_value(plan: SuitePlan, fit: Fit, rng: random.Random, empty: Sample, n
     codes = _codes(rng, 2 * _N_VALUES)
     lines = [f"One of the codes of the {asked} is {code}." for code in codes[:_N_VALUES]]
     lines += [f"One of the codes of the {thing} is {code}." for thing, code in zip(others, codes[_N_VALUES:])]
-    turn = _turn(f"What are all {_N_VALUES} codes of the {asked}?", codes[:_N_VALUES], "multi_value")
+    turn = _turn(f"What are all {_N_VALUES} codes of the {asked}?", codes[:_N_VALUES], "multi_value", lines[:_N_VALUES])
     return bury(plan, fit, rng, replace(empty, turns=(turn,)), _anywhere(rng, lines), n)
 
 
@@ -68,7 +69,7 @@ def _multi_query(plan: SuitePlan, fit: Fit, rng: random.Random, empty: Sample, n
     lines = [f"The secret code of the {thing} is {code}." for thing, code in zip(things, codes)]
     names = ", ".join(f"the {thing}" for thing in things[: _N_VALUES - 1])
     question = f"What are the secret codes of {names} and the {things[_N_VALUES - 1]}?"
-    turn = _turn(question, codes[:_N_VALUES], "multi_query")
+    turn = _turn(question, codes[:_N_VALUES], "multi_query", lines[:_N_VALUES])
     return bury(plan, fit, rng, replace(empty, turns=(turn,)), _anywhere(rng, lines), n)
 
 
@@ -77,12 +78,15 @@ def _variables(plan: SuitePlan, fit: Fit, rng: random.Random, empty: Sample, n: 
     names = ["".join(letters) for letters in rng.sample(list(itertools.product("ABCDEFGHKMPRSTVX", repeat=3)), 10)]
     values = [str(value) for value in rng.sample(range(10_000, 100_000), 2)]
     placed: list[tuple[float, str]] = []
+    marked: list[str] = []
     for chain, value in zip((names[:_N_CHAIN], names[_N_CHAIN:]), values):
         sources = [value, *(f"VAR {name}" for name in chain)]
         lines = [f"VAR {name} = {source}." for name, source in zip(chain, sources)]
         placed += zip(sorted(rng.random() for _ in lines), lines)
+        marked = marked or lines
     question = f"Which variables hold the value {values[0]}? List all {_N_CHAIN} names."
-    return bury(plan, fit, rng, replace(empty, turns=(_turn(question, names[:_N_CHAIN], "variables"),)), placed, n)
+    turn = _turn(question, names[:_N_CHAIN], "variables", marked)
+    return bury(plan, fit, rng, replace(empty, turns=(turn,)), placed, n)
 
 
 def _common_words(plan: SuitePlan, fit: Fit, rng: random.Random, empty: Sample, n: int) -> Sample:
@@ -129,8 +133,8 @@ def _most(text: Callable[[int], str], most: int, room: int, fit: Fit) -> int:
     return low
 
 
-def _turn(question: str, answers: list[str], task: str) -> Turn:
-    return Turn(question, tuple(answers), task=task, max_tokens=64)
+def _turn(question: str, answers: list[str], task: str, marked: Sequence[str] = ()) -> Turn:
+    return Turn(question, tuple(answers), task=task, max_tokens=64, marked=tuple(marked))
 
 
 def _codes(rng: random.Random, n: int) -> list[str]:

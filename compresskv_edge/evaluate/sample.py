@@ -12,12 +12,16 @@ from ..errors import EvaluationError
 
 Split = Union[int, float, str]
 
+ROWS = ("all", "even", "odd")
 SHORT_STOP = (".", "\n")  # where the answer of a model without a chat template ends
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One question. `metric` is a name of metrics.METRICS; turns that are not `counted` are shown only."""
+    """One question. `metric` is a name of metrics.METRICS; turns that are not `counted` are shown only.
+
+    marked: passages of the document that answer it, as they stand there: how much of them is kept is measured.
+    """
 
     question: str
     answers: tuple[str, ...]
@@ -27,6 +31,7 @@ class Turn:
     counted: bool = True
     stop: tuple[str, ...] = SHORT_STOP
     classes: tuple[str, ...] = ()
+    marked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Sample:
     """A prompt and what is asked. `name` is unique in its suite; `split` says where its results are grouped.
 
     system: a system prompt under test. hint: how to answer, for models with a chat template only. raw: the document
-    is the whole prompt, whatever the model's form.
+    is the whole prompt, whatever the model's form. group: samples that follow each other and share a document, which is
+    read once for all of them; they count as one where intervals are drawn.
     """
 
     name: str
@@ -43,6 +49,7 @@ class Sample:
     system: str = ""
     hint: str = ""
     raw: bool = False
+    group: str = ""
     split: Mapping[str, Split] = field(default_factory=dict)
 
 
@@ -50,7 +57,9 @@ class Sample:
 class SuitePlan:
     """What a suite makes. contexts: tokens of a prompt, template included. tasks: () is all of the suite.
 
-    depths: number of depths from 0 to 1. repeats: prompts for each cell of a grid.
+    depths: number of depths from 0 to 1. repeats: prompts for each cell of a grid. questions: niah's about each
+    document. rows: of `data`: "all", or "even" and "odd" (counted from 0), for a choice to be made on one half and
+    reported on the other. answer_tokens: the most that an answer to `data` may have; None: its set's.
     """
 
     contexts: tuple[int, ...] = (1024, 2048, 4096)
@@ -61,6 +70,9 @@ class SuitePlan:
     haystack: Optional[Path] = None
     data: Optional[Path] = None
     decode_tokens: int = 256
+    questions: int = 1
+    rows: str = "all"
+    answer_tokens: Optional[int] = None
 
     def __post_init__(self) -> None:
         if not self.contexts or min(self.contexts) < 128:
@@ -69,6 +81,12 @@ class SuitePlan:
             raise EvaluationError(
                 f"depths is {self.depths}, repeats {self.repeats}, decode_tokens {self.decode_tokens}: "
                 "use 1, 1 and 2 or more"
+            )
+
+        if self.questions < 1 or self.questions > self.depths or self.rows not in ROWS:
+            raise EvaluationError(
+                f"questions is {self.questions}, rows {self.rows!r}: use 1 to {self.depths} (the depths), and one of "
+                f"{', '.join(ROWS)}"
             )
 
     def grid(self) -> list[float]:

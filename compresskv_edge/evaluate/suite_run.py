@@ -19,11 +19,14 @@ from ..method.budget import resolve_mean_budget
 from ..model.gguf_file import GGUF
 from ..model.profile import Profile
 from ..runtime.llama import Llama, ProfileSource
+from ..runtime.outputs import AllLogits
 from . import form as forms
 from . import grid
 from .journal import Journal
-from .player import Budget, Outcome, Player
+from .outcome import Budget, Outcome
+from .player import Player
 from .sample import Sample, Suite, SuitePlan, choose_tasks
+from .states import States
 from .summary import summarise
 
 SUITES = ("niah", "ruler", "kv", "qa", "multi_turn", "fidelity")
@@ -38,7 +41,8 @@ _PATHS = ("haystack", "data")
 class Setup:
     """How a model is run. profile: as Llama's kv_profile; None: uncalibrated. tail: rows beside the budget.
 
-    protect_system: what comes before the document is never evicted and counts in the budget, as in a chat.
+    protect_system: what comes before the document is never evicted and counts in the budget, as in a chat. states:
+    folder where documents that several questions share are kept as they were read (states.py).
     """
 
     model: Path
@@ -48,6 +52,7 @@ class Setup:
     n_threads: int = 1
     n_gpu_layers: int = 0
     protect_system: bool = False
+    states: Optional[Path] = None
 
 
 def load_suite(name: str) -> Suite:
@@ -77,7 +82,10 @@ class SuiteResult:
 class SuiteRun:
     """A suite on a model, ready to run. Raises EvaluationError, and what loading a model raises."""
 
-    def __init__(self, suite: str, setup: Setup, plan: SuitePlan, journal: Path) -> None:
+    def __init__(
+        self, suite: str, setup: Setup, plan: SuitePlan, journal: Path, *, limit: Optional[int] = None
+    ) -> None:
+        """limit: of samples, the first ones; more of them later go on in the same journal."""
         module = load_suite(suite)
         file, profile = GGUF.open(setup.model), _profile(setup)
         self._llm = open_model(setup, profile, max(plan.contexts))
@@ -86,7 +94,7 @@ class SuiteRun:
         self._setup, self._profile = setup, profile
         chat = prompter.form.special
         self.plan = plan if plan.data is not None and suite == "qa" else _with_tasks(module, plan, self._llm, chat)
-        self.samples: list[Sample] = module.make(self.plan, prompter)
+        self.samples: list[Sample] = module.make(self.plan, prompter)[:limit]
         self.header: dict[str, Any] = {
             "suite": suite,
             "model": {
@@ -99,7 +107,7 @@ class SuiteRun:
         }
         if setup.protect_system:
             self.header["settings"]["protect_system"] = True
-        self._player = Player(self._llm, prompter, protect_system=setup.protect_system)
+        self._player = self._new_player(self._llm, prompter, setup.tail)
         self.journal = Journal(journal, self._fixed())
 
     def run(
@@ -111,7 +119,7 @@ class SuiteRun:
     ) -> SuiteResult:
         """Every policy at every budget, compared with `base`; with what an earlier run of the same journal has left."""
         with _numpy_threads(self._n_threads):
-            for player, group in self._players(names):
+            for player, group in self._players(names, budgets):
                 grid.run(player, self.samples, group, budgets, self.journal, self._progress(names, budgets, report))
         summary = {
             **self.header,
@@ -120,12 +128,11 @@ class SuiteRun:
         }
         return SuiteResult(summary, self.journal.path, vars(self._player.counters))
 
-    def _players(self, names: Sequence[str]) -> Iterator[tuple[Player, list[str]]]:
+    def _players(self, names: Sequence[str], budgets: Sequence[Budget]) -> Iterator[tuple[Player, list[str]]]:
         """Policies share one model and its prefill, but for those that have the library's window to themselves."""
         groups: dict[int, list[str]] = {}
         for name in names:
-            policy = policies.get(name)
-            groups.setdefault(policy.own_window, []).append(name)
+            groups.setdefault(_window_alone(name, budgets, self._profile.settings.window), []).append(name)
         yield self._player, groups.pop(0, [])
         for window, group in groups.items():
             # as many free rows as the others, and so as many bytes: a tail holds the window as well
@@ -133,11 +140,18 @@ class SuiteRun:
             llm = open_model(setup, self._profile, max(self.plan.contexts), group[0])
             try:
                 prompter = forms.Prompter(llm, forms.choose(llm, self._setup.form))
-                player = Player(llm, prompter, protect_system=self._setup.protect_system)
+                player = self._new_player(llm, prompter, setup.tail)
                 player.counters = self._player.counters
                 yield player, group
             finally:
                 llm.close()
+
+    def _new_player(self, llm: AllLogits, prompter: forms.Prompter, tail: int) -> Player:
+        setup = self._setup
+        window = llm.kv_stats().window_bytes
+        key = f"{self.header['model']['hash']} {llm.n_ctx()} {tail} {window}"
+        states = None if setup.states is None else States(setup.states, key)
+        return Player(llm, prompter, protect_system=setup.protect_system, states=states)
 
     def _progress(
         self, names: Sequence[str], budgets: Sequence[Budget], report: Callable[[grid.Step], None]
@@ -162,14 +176,24 @@ class SuiteRun:
         self._llm.close()
 
 
-def open_model(setup: Setup, profile: Profile, n_prompt: int, policy: str = grid.BASE) -> Llama:
+def _window_alone(name: str, budgets: Sequence[Budget], shared: int) -> int:
+    """The library's window that a policy needs for itself; 0 where that of the others leaves it all that it keeps.
+
+    The player shows it no more queries than it would have on a model of its own.
+    """
+    policy = policies.get(name)
+    alike = all(isinstance(b, int) and policy.window_of(b, policy.own_window) >= shared for b in budgets)
+    return 0 if alike else policy.own_window
+
+
+def open_model(setup: Setup, profile: Profile, n_prompt: int, policy: str = grid.BASE) -> AllLogits:
     """The model with a compressed cache that holds whole prompts. Raises EvaluationError if it ends before n_prompt."""
     context = _trained_context(setup.model)
     if n_prompt > context:
         raise EvaluationError(
             f"{setup.model.name!r} knows {context} tokens, the prompts have {n_prompt}: lower --contexts"
         )
-    llm = Llama(
+    llm = AllLogits(
         str(setup.model),
         kv_profile=profile,
         kv_policy=policy,
@@ -238,6 +262,5 @@ def _settings(plan: SuitePlan, suite: str) -> Mapping[str, Any]:
     paths = {name: getattr(plan, name) for name in _PATHS}
     names = {name: None if path is None else Path(os.fspath(path)).name for name, path in paths.items()}
     settings = {**vars(plan), **names}
-    if suite != "fidelity":
-        del settings["decode_tokens"]
-    return settings
+    ours = {"decode_tokens": "fidelity", "questions": "niah", "rows": "qa", "answer_tokens": "qa"}
+    return {name: value for name, value in settings.items() if ours.get(name, suite) == suite}

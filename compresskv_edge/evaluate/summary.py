@@ -9,14 +9,29 @@ from typing import Any, Optional
 
 from . import bootstrap
 from .grid import BASE, FULL
-from .player import Outcome
+from .outcome import Outcome
 from .sample import Sample
 
 Row = dict[str, Any]
-Groups = dict[tuple[Any, ...], dict[str, float]]  # (policy, budget, ...) -> sample -> score
+Scores = dict[tuple[Any, ...], dict[str, float]]  # (policy, budget, ...) -> sample -> score
 
 SPLITS = ("context", "distractors", "set")
 _WEAK = 0.2  # a task that the full cache scores less on measures nothing
+
+
+class Groups:
+    """Which samples count as one where intervals are drawn: those that share a document."""
+
+    def __init__(self, by_sample: Mapping[str, str]) -> None:
+        self._by_sample = by_sample
+
+    def of(self, sample: str) -> str:
+        """The group's name."""
+        return self._by_sample[sample]
+
+    def named(self, samples: Iterable[str]) -> list[str]:
+        """Of each sample."""
+        return [self.of(sample) for sample in samples]
 
 
 def summarise(outcomes: Sequence[Outcome], samples: Sequence[Sample], base: str = BASE) -> Row:
@@ -24,19 +39,25 @@ def summarise(outcomes: Sequence[Outcome], samples: Sequence[Sample], base: str 
 
     A row has policy, budget, n, score with low and high, of_full, versus_base and versus_double with theirs ([value,
     low, high]; versus_double: the base with twice the budget or the next one above, None without one), n_kept,
-    kv_bytes, prefill_ms, evict_ms, decode_ms and the means of extra measures. base: the policy of versus_base. heat:
-    mean scores by depth and context. Only samples that every policy and budget has answered are counted: all rows are
-    of the same prompts.
+    kv_bytes, prefill_ms, evict_ms, decode_ms and the means of extra measures, with `intervals` by their name. base: the
+    policy of versus_base. heat: mean scores by depth and context. held: share of the marked passages' tokens in each
+    layer. n_documents: samples that share a document are drawn together for the intervals. Only samples that every
+    policy and budget has answered are counted: all rows are of the same prompts.
     """
     complete = _complete(outcomes)
     splits = {sample.name: sample.split for sample in samples}
-    summary: Row = {"base": base, "n_prompts": len({o.sample for o in complete}), "rows": _rows(complete, base)}
-    summary["by_task"] = _split(complete, lambda o: [((s.task,), s.score) for s in o.scores], ("task",))
+    groups = Groups({sample.name: sample.group or sample.name for sample in samples})
+    summary: Row = {"base": base, "n_prompts": len({o.sample for o in complete})}
+    summary["n_documents"] = len({groups.of(o.sample) for o in complete})
+    summary["rows"] = _rows(complete, base, groups)
+    summary["by_task"] = _split(complete, lambda o: [((s.task,), s.score) for s in o.scores], ("task",), groups)
     for name in SPLITS:
         if len({split.get(name) for split in splits.values()}) > 1:
-            summary[f"by_{name}"] = _split(complete, _value_of(name, splits), (name,))
+            summary[f"by_{name}"] = _split(complete, _value_of(name, splits), (name,), groups)
     if any("depth" in split for split in splits.values()):
         summary["heat"] = _heat(complete, splits)
+    if any(o.held for o in complete):
+        summary["held"] = _held(complete)
     return summary
 
 
@@ -58,7 +79,7 @@ def _complete(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [o for o in outcomes if found[o.sample] == len(cells)]
 
 
-def _rows(outcomes: Sequence[Outcome], base: str) -> list[Row]:
+def _rows(outcomes: Sequence[Outcome], base: str, documents: Groups) -> list[Row]:
     groups: dict[tuple[str, Any], list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault((outcome.policy, outcome.budget), []).append(outcome)
@@ -68,11 +89,12 @@ def _rows(outcomes: Sequence[Outcome], base: str) -> list[Row]:
     for (policy, budget), by_sample in scores.items():
         others = {} if policy in (base, FULL) else {b: found for (name, b), found in scores.items() if name == base}
         row = {
-            **_scores((policy, budget), by_sample),
-            "of_full": _compare(bootstrap.ratio, by_sample, full),
-            "versus_base": _compare(bootstrap.paired, by_sample, others.get(budget)),
-            "versus_double": _compare(bootstrap.paired, by_sample, others.get(double(budget, others))),
+            **_scores((policy, budget), by_sample, documents),
+            "of_full": _compare(bootstrap.ratio, by_sample, full, documents),
+            "versus_base": _compare(bootstrap.paired, by_sample, others.get(budget), documents),
+            "versus_double": _compare(bootstrap.paired, by_sample, others.get(double(budget, others)), documents),
             **_costs(groups[policy, budget]),
+            **_extras(groups[policy, budget], documents),
         }
         rows.append(row)
     return rows
@@ -83,9 +105,9 @@ def double(budget: Any, budgets: Iterable[Any]) -> Any:
     return min((other for other in budgets if other >= 2 * budget), default=None)
 
 
-def _scores(key: tuple[Any, ...], by_sample: Mapping[str, float]) -> Row:
+def _scores(key: tuple[Any, ...], by_sample: Mapping[str, float], documents: Groups) -> Row:
     values = list(by_sample.values())
-    low, high = bootstrap.interval(values)
+    low, high = bootstrap.interval(values, documents.named(by_sample))
     return {
         **{"policy": key[0], "budget": key[1], "n": len(values)},
         **{"score": _round(fmean(values)), "low": _round(low), "high": _round(high)},
@@ -93,28 +115,56 @@ def _scores(key: tuple[Any, ...], by_sample: Mapping[str, float]) -> Row:
 
 
 def _compare(
-    how: Callable[[Sequence[float], Sequence[float]], tuple[float, float, float]],
+    how: Callable[..., tuple[float, float, float]],
     values: Mapping[str, float],
     base: Optional[Mapping[str, float]],
+    documents: Groups,
 ) -> Optional[list[float]]:
     """[value, low, high], None where there is nothing to compare with."""
     if base is None:
         return None
-    compared = how([values[name] for name in values], [base[name] for name in values])
+    compared = how([values[name] for name in values], [base[name] for name in values], documents.named(values))
     return None if compared[0] != compared[0] else [_round(x) for x in compared]
 
 
 def _costs(group: Sequence[Outcome]) -> Row:
-    extras = {name for o in group for score in o.scores for name in score.extra}
+    decoded = [o.decode_ms for o in group if o.decode_ms is not None]
     return {
         "n_prompt": round(fmean(o.n_prompt for o in group), 1),
         "n_kept": round(fmean(o.n_kept for o in group), 2),
         "kv_bytes": round(fmean(o.kv_bytes for o in group)),
         "prefill_ms": round(median(o.prefill_ms for o in group), 2),
         "evict_ms": round(median(o.evict_ms for o in group), 2),
-        "decode_ms": round(median(o.decode_ms for o in group), 3),
-        **{name: _round(fmean(s.extra[name] for o in group for s in o.scores)) for name in sorted(extras)},
+        "decode_ms": round(median(decoded), 3) if decoded else None,
     }
+
+
+def _extras(group: Sequence[Outcome], documents: Groups) -> Row:
+    """Means of extra measures over the turns that have them, and their intervals."""
+    found: dict[str, dict[str, float]] = {}
+    for o in group:
+        for name in {name for score in o.scores for name in score.extra}:
+            values = [score.extra[name] for score in o.scores if name in score.extra]
+            found.setdefault(name, {})[o.sample] = fmean(values)
+    row: Row = {name: _round(fmean(found[name].values())) for name in sorted(found)}
+    if found:
+        row["intervals"] = {
+            name: list(map(_round, bootstrap.interval(list(by_sample.values()), documents.named(by_sample))))
+            for name, by_sample in sorted(found.items())
+        }
+    return row
+
+
+def _held(outcomes: Sequence[Outcome]) -> list[Row]:
+    """Mean share of the marked passages' tokens that each layer holds, (n_layer,), a row for each policy and budget."""
+    found: dict[tuple[str, Any], list[tuple[float, ...]]] = {}
+    for o in outcomes:
+        if o.held:
+            found.setdefault((o.policy, o.budget), []).append(o.held)
+    return [
+        {"policy": policy, "budget": budget, "layers": [round(fmean(layer), 3) for layer in zip(*rows)]}
+        for (policy, budget), rows in found.items()
+    ]
 
 
 def _value_of(name: str, splits: Mapping[str, Mapping[str, Any]]) -> Callable[[Outcome], list[tuple[Any, float]]]:
@@ -137,14 +187,20 @@ def _heat(outcomes: Sequence[Outcome], splits: Mapping[str, Mapping[str, Any]]) 
 
 
 def _split(
-    outcomes: Sequence[Outcome], parts: Callable[[Outcome], Iterable[tuple[Any, float]]], names: Sequence[str]
+    outcomes: Sequence[Outcome],
+    parts: Callable[[Outcome], Iterable[tuple[Any, float]]],
+    names: Sequence[str],
+    documents: Groups,
 ) -> list[Row]:
     """Rows for each policy, budget and value of the split; parts: (value, score) pairs of an outcome."""
-    groups: Groups = {}
+    groups: Scores = {}
+    of_part: dict[str, str] = {}
     for outcome in outcomes:
         for i, (value, score) in enumerate(parts(outcome)):
             groups.setdefault((outcome.policy, outcome.budget, *value), {})[f"{outcome.sample}/{i}"] = score
-    return [{**dict(zip(names, key[2:])), **_scores(key, by_sample)} for key, by_sample in groups.items()]
+            of_part[f"{outcome.sample}/{i}"] = documents.of(outcome.sample)
+    parted = Groups(of_part)
+    return [{**dict(zip(names, key[2:])), **_scores(key, by_sample, parted)} for key, by_sample in groups.items()]
 
 
 def _round(value: float) -> float:

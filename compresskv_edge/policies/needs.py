@@ -29,6 +29,10 @@ QUERIES = Need("queries")  # (H, r, head_dim) of the last tokens, oldest first; 
 MASS = Need("mass")  # (n,) attention that each token got from all queries so far, mean over the heads
 SAMPLE = Need("sample")  # (H, s, head_dim) queries spread over the whole text; s = 0 while the text is short
 ENDS = Need("ends")  # (n,) bool: a sentence ends with this token
+QUESTION = Need("question")  # () last tokens that are the question and what follows it; 0: not known
+AHEAD = Need(
+    "ahead"
+)  # (H, a, head_dim) queries of the answer's first tokens, a draft; a = 0: there is none; see `drafted`
 HEADS = Need("heads")  # query heads that retrieve, best first: the profile's
 
 # of all layers, for budgets: `allocation.Known`
@@ -38,6 +42,11 @@ CURVES = Need("curves")  # the profile's error curves
 def last(n: int) -> Need:
     """Queries of the last n tokens."""
     return Need(QUERIES.kind, n)
+
+
+def drafted(n: int) -> Need:
+    """Queries of the answer's first n tokens, fewer of a shorter answer."""
+    return Need(AHEAD.kind, n)
 
 
 def union(parts: Iterable[Needs]) -> Needs:

@@ -39,6 +39,7 @@ _NAMES = (
     "kvcrush",
     "random",
     "edge",
+    "ahead",
 )
 
 # options that are words

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from ..engine import native
 from ..policies.layer import Array, Bools, Indices, Layer
-from ..policies.needs import ENDS, KEYS, MASS, QUERIES, SAMPLE, VALUES, Needs
+from ..policies.needs import AHEAD, ENDS, KEYS, MASS, QUERIES, QUESTION, SAMPLE, VALUES, Needs
 from . import binding
+from .ahead import NOT_ASKED, Asked
 from .recorder import Recorder
 
 Float32 = npt.NDArray[np.float32]
@@ -23,12 +24,13 @@ _CLOSERS = " \"')]\u00bb\u201d\u2019"  # may follow an end
 
 
 @dataclass(frozen=True)
-class Reading:
+class LayerReading:
     """One layer that is read now."""
 
     llm: Any
     il: int
     recorder: Recorder
+    asked: Asked = NOT_ASKED
 
     @property
     def shape(self) -> native.LayerShape:
@@ -46,7 +48,7 @@ class Reading:
         return native.read_kv(self.llm.ctx, self.il, self.shape)
 
 
-def _queries(reading: Reading) -> Array:
+def _queries(reading: LayerReading) -> Array:
     """Those recorded, else the library's window; none of a text that is shorter than that."""
     recorder, shape = reading.recorder, reading.shape
     if reading.llm.n_tokens < recorder.window:
@@ -56,12 +58,20 @@ def _queries(reading: Reading) -> Array:
     return native.read_queries(reading.llm.ctx, reading.il, shape, recorder.window)
 
 
-PROVIDERS: Mapping[str, Callable[[Reading], Array]] = {
+def _ahead(reading: LayerReading) -> Array:
+    shape = reading.shape
+    nothing = np.zeros((shape.n_head, 0, shape.head_dim_k), dtype=np.float32)
+    return reading.asked.drafted.get(reading.il, nothing)
+
+
+PROVIDERS: Mapping[str, Callable[[LayerReading], Array]] = {
     KEYS.kind: lambda reading: reading.rows[0],
     VALUES.kind: lambda reading: reading.rows[1],
     QUERIES.kind: _queries,
     MASS.kind: lambda reading: reading.recorder.value(reading.il, MASS),
     SAMPLE.kind: lambda reading: reading.recorder.value(reading.il, SAMPLE),
+    QUESTION.kind: lambda reading: np.asarray(reading.asked.n_question),
+    AHEAD.kind: _ahead,
     ENDS.kind: lambda reading: sentence_ends(reading.llm, reading.positions),
 }
 
@@ -71,9 +81,9 @@ def of_text(needs: Needs) -> Needs:
     return frozenset(need for need in needs if need.kind in PROVIDERS)
 
 
-def read_layer(llm: Any, il: int, recorder: Recorder, needs: Needs) -> Layer:
+def read_layer(llm: Any, il: int, recorder: Recorder, needs: Needs, asked: Asked = NOT_ASKED) -> Layer:
     """What layer il holds, as arrays: the needs that belong to the text."""
-    reading = Reading(llm, il, recorder)
+    reading = LayerReading(llm, il, recorder, asked)
     inputs = {need.kind: PROVIDERS[need.kind](reading) for need in of_text(needs)}
     return Layer(il, reading.positions, inputs)
 

@@ -15,7 +15,8 @@ from ..model.profile import Profile
 from ..policies.layer import Indices, Layer
 from ..policies.needs import CURVES, HEADS, NOTHING, Needs
 from ..policies.registry import get
-from . import binding, window
+from . import ahead, binding, window
+from .ahead import NOT_ASKED, Asked
 from .attached import as_measured, known, scores_alike
 from .inputs import read_layer
 from .protection import with_floor
@@ -56,6 +57,7 @@ class PolicyRun:
         self.cache = cache
         self.policy = as_measured(get(spec), cache.profile)
         self.mean = 0  # budget of the text at hand, tokens a layer on average
+        self.n_question = 0  # tokens of the prompt's question and what follows it; 0: not known
         self._recorder = recorder
         if CURVES in self.policy.needs and cache.profile.error_curves is None:
             raise PolicyError(
@@ -178,16 +180,17 @@ class PolicyRun:
         if not self.policy.evicts or (max(held, default=0) <= mean and not force):
             return budgets
         self._know_window(llm)
-        source = self._source(llm, layers)
+        source = self._source(llm, layers, answer_follows=True)
         if self.policy.spread.measure is not None:
             budgets = self._spread(mean, held, source())
         if force or any(n > budgets[il] for il, n in zip(self.evictable, held)):
             self._keep(llm, source(), budgets)
         return budgets
 
-    def compress(self, llm: Any, budgets: Sequence[int], n_guide: int = 0) -> None:
+    def compress(self, llm: Any, budgets: Sequence[int], n_guide: int = 0, *, answer_follows: bool = False) -> None:
         """Compress what the cache holds to budgets (n_layer,).
 
+        answer_follows: it ends with a question of `n_question` tokens.
         n_guide: tokens at its end are a question that was decoded ahead (after `llm.n_tokens`): they score the others
         and are removed; for policies that the library scores.
         """
@@ -199,7 +202,7 @@ class PolicyRun:
         elif self.native:
             native.compress(llm.ctx, budgets)
         elif self.policy.evicts:
-            self._keep(llm, self._source(llm)(), budgets)
+            self._keep(llm, self._source(llm, answer_follows=answer_follows)(), budgets)
 
     def _know_window(self, llm: Any, n_guide: int = 0) -> None:
         """The library's queries; a recorder that writes its own down says itself what it has not seen."""
@@ -241,13 +244,20 @@ class PolicyRun:
     # reading
     #
 
-    def _source(self, llm: Any, layers: Optional[Sequence[Layer]] = None) -> Callable[[], Iterator[Layer]]:
+    def _source(
+        self, llm: Any, layers: Optional[Sequence[Layer]] = None, *, answer_follows: bool = False
+    ) -> Callable[[], Iterator[Layer]]:
         """Layers one after the other, so that the keys of one layer are in memory at a time."""
         if layers is not None:
             return lambda: (self._dress(layer) for layer in layers)
         self.recorder.finish(llm)
         needs = self.policy.needs
-        return lambda: (self._dress(read_layer(llm, il, self.recorder, needs)) for il in self.evictable)
+        asked = self._asked(llm) if answer_follows else NOT_ASKED
+        return lambda: (self._dress(read_layer(llm, il, self.recorder, needs, asked)) for il in self.evictable)
+
+    def _asked(self, llm: Any) -> Asked:
+        n = ahead.n_wanted(self.policy.needs)
+        return Asked(self.n_question, ahead.draft(llm, n, self.cache.layers, self.cache.window) if n else {})
 
     def _dress(self, layer: Layer) -> Layer:
         """What belongs to the profile and the user, not to the text."""

@@ -16,6 +16,7 @@ from .options import MODEL, model_file, one_of, show
 from .options import budget as parse_budget
 
 _SUITES = ("niah", "ruler", "kv", "qa", "multi-turn", "fidelity")
+_ROWS = ("all", "even", "odd")
 _FORMS = ("auto", "chat", "plain")
 _BUDGETS = "0.007,0.015,0.03,0.06,0.12"
 _POLICIES = "compresskv,snapkv,pyramidkv,cake,streaming_llm"
@@ -50,13 +51,29 @@ def eval_command(
         Optional[str], typer.Option(metavar="NAME,...", help="Parts of the suite.", show_default="all the model can do")
     ] = None,
     haystack: Annotated[
-        Optional[Path], typer.Option(help="Folder of .txt files to hide facts in.", exists=True, show_default="our own")
+        Optional[Path],
+        typer.Option(help="A .txt file, or a folder of some, to hide facts in.", exists=True, show_default="our own"),
     ] = None,
     data: Annotated[
         Optional[Path],
         typer.Option(
-            help="qa: folder of *.jsonl in LongBench's format; fidelity: text.", exists=True, show_default="generated"
+            help="qa: *.jsonl or *.jsonl.gz in LongBench's format, a file or a folder of some; fidelity: text.",
+            exists=True,
+            show_default="generated",
         ),
+    ] = None,
+    rows: Annotated[
+        str,
+        typer.Option(help="qa: rows of --data, counted from 0; choose on one half, report the other.", **one_of(_ROWS)),
+    ] = SuitePlan.rows,
+    answer_tokens: Annotated[
+        Optional[int], typer.Option(min=1, help="qa: longest answer to --data.", show_default="that of the set")
+    ] = None,
+    questions: Annotated[
+        int, typer.Option(min=1, help="niah: facts in each document, all asked; it is read once for all.")
+    ] = SuitePlan.questions,
+    limit: Annotated[
+        Optional[int], typer.Option(min=1, help="Only the first prompts; more of them later go on.", show_default="all")
     ] = None,
     decode_tokens: Annotated[
         int, typer.Option(min=2, help="fidelity: tokens fed after each prompt.")
@@ -74,6 +91,12 @@ def eval_command(
     seed: Annotated[int, typer.Option(help="The same seed makes the same prompts.")] = SuitePlan.seed,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; with one a run can be repeated to the bit.")] = 1,
     gpu_layers: Annotated[int, typer.Option(help="Layers on the GPU, as in llama.cpp; -1: all.")] = 0,
+    states: Annotated[
+        Optional[Path],
+        typer.Option(
+            file_okay=False, help="Folder to keep what was read of documents that questions share, for later policies."
+        ),
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", file_okay=False, help="Folder for the results; a stopped run goes on there.")
     ] = Path("compresskv-eval"),
@@ -96,12 +119,13 @@ def eval_command(
         contexts=tuple(_count(text) for text in _items(contexts)),
         depths=depths, repeats=repeats, seed=seed, tasks=tuple(_items(tasks or "")),
         haystack=haystack, data=data, decode_tokens=decode_tokens,
+        questions=questions, rows=rows, answer_tokens=answer_tokens,
     )  # fmt: skip
     setup = suite_run.Setup(
-        model, None if profile == "none" else profile, form, tail, threads, gpu_layers, protect_system
+        model, None if profile == "none" else profile, form, tail, threads, gpu_layers, protect_system, states
     )
     stem = f"{suite}-{model.stem}"
-    run = suite_run.SuiteRun(suite.replace("-", "_"), setup, plan, out / f"{stem}.jsonl")
+    run = suite_run.SuiteRun(suite.replace("-", "_"), setup, plan, out / f"{stem}.jsonl", limit=limit)
     try:
         with _bar(suite) as step:
             result = run.run(names, amounts, step, base)
