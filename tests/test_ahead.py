@@ -128,3 +128,41 @@ def test_reading_leaves_the_cache_as_it_was_to_the_bit(tiny_gguf: Callable[..., 
         applied.apply(llm, "snapkv", 60, seen)
         kept.append((logits.tolist(), [llm.kv_kept(il).tolist() for il in range(len(seen.layers))]))
     assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("name", ["ahead", "cake"])
+def test_a_question_about_a_restored_document_reads_no_document_again(
+    name: str, tiny_gguf: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a policy that looks at the last tokens only. The question is longer than that, so batches are the same."""
+    path, question = tiny_gguf("llama"), prompt(Case("", 380))[300:]
+    straight, restored = (load(path, kv_policy=name, kv_budget=60) for _ in range(2))
+    for llm in (straight, restored):
+        llm.eval(TOKENS)
+    state = restored.save_state()
+    restored.reset()
+    restored.eval(TOKENS[:40])
+    restored.load_state(state)
+    answers = [next(llm.generate([*TOKENS, *question], temp=0)) for llm in (straight, restored)]
+    assert answers[0] == answers[1]
+    kept = [[llm.kv_kept(il).tolist() for il in range(len(llm._compression.layers))] for llm in (straight, restored)]
+    assert kept[0] == kept[1]
+    assert "are run again" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["ahead", "cake"])
+def test_of_a_short_question_as_many_tokens_are_read_again_as_count(
+    name: str, tiny_gguf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = load(tiny_gguf("llama"), kv_policy=name, kv_budget=60)
+    llm.eval(TOKENS)
+    llm.load_state(llm.save_state())
+    decoded: list[int] = []
+    run = ahead.binding.stock_eval
+    monkeypatch.setattr(
+        ahead.binding, "stock_eval", lambda llm, tokens: (decoded.append(len(tokens)), run(llm, tokens))
+    )
+    next(llm.generate([*TOKENS, 65, 66, 67], temp=0))
+    assert decoded[0] == {"ahead": 64, "cake": 32}[name]
+    n_layer = len(llm._compression.layers)
+    assert sum(len(llm.kv_kept(il)) for il in range(n_layer)) == 60 * n_layer

@@ -99,9 +99,11 @@ class PolicyRun:
         self.recorder.feed(llm, tokens, decode)
 
     def whole_text(self, llm: Any, tokens: List[int]) -> List[int]:
-        """The tokens to decode: all of the text again if the policy has not seen what is in the cache."""
+        """The tokens to decode: of a text that the policy has not seen, as many again as it looks at, or all of it."""
         if self.recorder.idle or self.recorder.n_seen == llm.n_tokens:
             return tokens
+        if self.policy.merge is None and (again := self.recorder.taken_up(llm, len(tokens))) is not None:
+            return [*again, *tokens]
         text = [*binding.text_of(llm).tolist(), *tokens]
         if llm.n_tokens:
             what = "kv_policy=%r has not seen the %d tokens in the cache: all %d are run again"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ..engine import native
 from ..errors import EngineError
 from ..policies.layer import Array, Indices
 from ..policies.needs import Need, Needs
+from . import binding
 from .records import BLOCK, RECORDS, Record
 from .row_counts import RowCounts
 
@@ -57,6 +58,23 @@ class Recorder:
         """The cache was replaced: nothing recorded belongs to it."""
         self.clear()
         self.n_seen = -1
+
+    def taken_up(self, llm: Any, n_new: int) -> Optional[List[int]]:
+        """Go on behind a text that was not seen, if only queries of the last tokens matter and n_new tokens follow.
+
+        Returns the tokens that have to be decoded again for that; they are out of the cache. None: the whole text has.
+        """
+        if any(record.by_block for record in self._kinds):
+            return None
+        n_missing = max(*(record.n_kept for record in self._kinds), self.window) - n_new
+        start = max(llm.n_tokens - max(n_missing, 0), 0)
+        again = [int(token) for token in binding.text_of(llm)[start:]]
+        if again and not binding.remove_from(llm, start):
+            return None
+        llm.n_tokens = start
+        self.clear()
+        self.n_seen = start
+        return again
 
     def copy(self, needs: Needs) -> Recorder:
         """One that goes on by itself, for no more than `needs`."""
