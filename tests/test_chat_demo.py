@@ -13,7 +13,7 @@ import chat_model
 import pexpect
 
 from compresskv_edge.apps.chat import demo
-from compresskv_edge.apps.demo import measure as shipped
+from compresskv_edge.apps.demo import scene as shipped
 from compresskv_edge.apps.server.arguments import parse
 
 FACTS = [fact for _, fact in shipped.facts()]

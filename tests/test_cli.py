@@ -192,9 +192,9 @@ def test_bench_writes_a_random_model_where_asked(compresskv, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        ([], (None, {"json_path": None})),
-        (["--budget", "256"], (256, {"json_path": None})),
-        (["--budget", "0.5", "--questions", "2"], (0.5, {"json_path": None, "n_questions": 2})),
+        ([], (None, {"model": None, "json_path": None})),
+        (["qwen.gguf", "--budget", "256"], (256, {"model": "qwen.gguf", "json_path": None})),
+        (["--budget", "0.5", "--questions", "2"], (0.5, {"model": None, "json_path": None, "n_questions": 2})),
     ],
 )
 def test_demo_gets_its_arguments(compresskv, demo, args, expected):

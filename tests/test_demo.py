@@ -6,17 +6,20 @@ import dataclasses
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from compresskv_edge.apps.demo import measure, run, view
+from compresskv_edge.apps.demo import measure, run, scene, view
+from compresskv_edge.errors import ModelError
 
 
 @pytest.fixture(scope="module")
 def result() -> measure.DemoResult:
-    return measure.measure(0.25, n_questions=2)
+    return measure.measure(scene.packaged(0.25, n_questions=2))
 
 
 def printed(result: measure.DemoResult, width: int, encoding: str = "utf-8", **console: bool) -> str:
@@ -29,7 +32,7 @@ def printed(result: measure.DemoResult, width: int, encoding: str = "utf-8", **c
 
 def test_it_measures_what_it_shows(result: measure.DemoResult) -> None:
     kept = result.compressed.kv.n_tokens_kept
-    assert 3500 < result.n_prompt_tokens <= measure.N_TOKENS
+    assert 3500 < result.n_prompt_tokens <= scene.N_TOKENS
     assert sum(kept) == pytest.approx(0.25 * result.n_prompt_tokens * len(kept), abs=len(kept))
     assert result.compressed.kv.kv_bytes < 0.5 * result.full.kv.kv_bytes
     assert result.full.eviction_ms == 0 < result.compressed.eviction_ms < result.compressed.prefill_ms
@@ -37,10 +40,10 @@ def test_it_measures_what_it_shows(result: measure.DemoResult) -> None:
 
 
 def test_what_was_kept_along_the_document(result: measure.DemoResult) -> None:
-    for answer in result.answers:
+    for answer, (depth, _) in zip(result.answers, scene.facts(2)):
         assert len(answer.kept) == measure.N_CELLS
         assert sum(answer.kept) / measure.N_CELLS == pytest.approx(0.25, abs=0.03)
-        assert answer.evidence == pytest.approx(answer.depth * measure.N_CELLS, abs=1.5)
+        assert answer.evidence == pytest.approx(depth * measure.N_CELLS, abs=1.5)
         assert answer.has_evidence
         assert answer.evidence_kept > 0.9
 
@@ -67,7 +70,7 @@ def test_the_picture_is_the_last_screen(result: measure.DemoResult) -> None:
 
 def test_right_and_wrong_kept_and_lost_differ_without_colours(result: measure.DemoResult) -> None:
     good = result.answers[0]
-    bad = dataclasses.replace(good, compressed="something else", evidence_kept=0.2)
+    bad = dataclasses.replace(good, compressed="something else", compressed_is_right=False, evidence_kept=0.2)
     for encoding, signs in (("utf-8", "◆✓◇✗"), ("ascii", ("O", "ok", "x", "WRONG"))):
         right, wrong = (printed(dataclasses.replace(result, answers=(a,)), 80, encoding) for a in (good, bad))
         assert signs[0] in picture(right)
@@ -91,7 +94,7 @@ def test_colours_on_terminals_only(result: measure.DemoResult, monkeypatch: pyte
 
 
 def test_the_result_as_json(result: measure.DemoResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(run, "measure", lambda budget, n_questions, step: result)
+    monkeypatch.setattr(run, "measure", lambda asked, step: result)
     path = tmp_path / "new" / "demo.json"
     assert run.run(json_path=path, console=Console(file=io.StringIO())) == 0
     assert json.loads(path.read_text())["answers"][0]["expected"] == result.answers[0].expected
@@ -102,10 +105,51 @@ def test_without_questions() -> None:
         run.run(n_questions=0)
 
 
-def test_each_step_is_told(result: measure.DemoResult, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_step_is_told() -> None:
     steps: list[str] = []
-    monkeypatch.setattr(measure, "_ask", lambda llm, prompt, step: step("answering") or "")
-    monkeypatch.setattr(measure, "_time", lambda llm, tokens, step, compress: step("measuring") or result.full)
-    monkeypatch.setattr(measure, "_look", lambda *_: ((), 0, 0.0))
-    measure.measure(0.1, 2, steps.append)
-    assert steps == ["answering"] * 4 + ["measuring"] * 2
+    asked = scene.packaged(0.1, 1)
+    measure.measure(asked, steps.append)
+    assert steps == ["asking"] * 4 + ["measuring"] * 2
+    assert len(steps) == measure.n_steps(asked)
+
+
+def test_the_last_line_names_a_real_model(result: measure.DemoResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "measure", lambda asked, step: result)
+    out = io.StringIO()
+    assert run.run(console=Console(file=out, width=60)) == 0
+    assert (
+        out.getvalue()
+        .strip()
+        .splitlines()[-1]
+        .endswith("compresskv pull qwen2.5-coder-0.5b-instruct && compresskv demo qwen2.5-coder-0.5b-instruct")
+    )
+
+
+def test_the_book_holds_what_is_asked_of_it(tiny_gguf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene.GGUF, "open", lambda path: SimpleNamespace(metadata={"tokenizer.chat_template": "x"}))
+    monkeypatch.setattr(scene, "_profile", lambda path: None)
+    book = scene.real(str(tiny_gguf("llama")))
+    assert len(book.asked) == scene.N_QUESTIONS
+    for asked in book.asked:
+        assert book.document.count(asked.sentence) == 1
+        assert asked.is_right(asked.sentence)
+        assert not asked.is_right("I do not know.")
+
+
+def test_a_model_without_a_chat_template_answers_no_questions(
+    tiny_gguf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene.GGUF, "open", lambda path: SimpleNamespace(metadata={}))
+    with pytest.raises(ModelError, match="has no chat template, so it answers no questions: take an instruct model"):
+        run.run(model=str(tiny_gguf("llama")))
+
+
+@pytest.mark.real
+def test_a_real_model_over_a_book(qwen_coder: Path) -> None:
+    """At the budget that the demo states, as many right answers as the full cache less one."""
+    result = measure.measure(scene.real(str(qwen_coder)))
+    n_full = sum(answer.full_is_right for answer in result.answers)
+    n_ours = sum(answer.compressed_is_right for answer in result.answers)
+    assert n_full >= 4
+    assert n_ours >= n_full - 1
+    assert result.compressed.kv.kv_bytes < 0.2 * result.full.kv.kv_bytes

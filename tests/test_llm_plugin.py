@@ -15,7 +15,7 @@ from click.testing import CliRunner  # noqa: E402
 
 from compresskv_edge import Profile  # noqa: E402
 from compresskv_edge.apps import llm_plugin  # noqa: E402
-from compresskv_edge.apps.demo import measure as demo  # noqa: E402
+from compresskv_edge.apps.demo import scene as demo  # noqa: E402
 
 
 @pytest.fixture

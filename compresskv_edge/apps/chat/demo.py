@@ -7,7 +7,7 @@ import random
 
 from ...evaluate import haystack
 from ...model.packaged import model_path as model_path
-from ..demo import measure as demo
+from ..demo import scene as demo
 from .document import Document
 
 NAME = "demo"

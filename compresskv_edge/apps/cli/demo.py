@@ -11,7 +11,9 @@ from ...engine import logs
 from .options import budget as parse_budget
 from .options import writable
 
-_EXAMPLES = "Examples: `compresskv demo`, `compresskv demo --budget 0.5`, `compresskv demo --budget 256`."
+_EXAMPLES = (
+    "Examples: `compresskv demo`, `compresskv demo --budget 256`, `compresskv demo qwen2.5-coder-0.5b-instruct`."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -20,12 +22,20 @@ def register(app: typer.Typer) -> None:
 
 
 def demo_command(
+    model: Annotated[
+        Optional[str],
+        typer.Argument(
+            metavar="MODEL",
+            help="A GGUF, or a name of `compresskv pull`: it is asked about two chapters of a book.",
+            show_default="the model that ships with the package, about a generated text",
+        ),
+    ] = None,
     budget: Annotated[
         Optional[str],
         typer.Option(
             metavar="TOKENS|FRACTION",
             help="Tokens a layer keeps on average (256) or fraction of the prompt (0.5).",
-            show_default="what the demo model bears",
+            show_default="what the model bears",
         ),
     ] = None,
     questions: Annotated[Optional[int], typer.Option(min=1, help="How many questions to ask.")] = None,
@@ -42,4 +52,4 @@ def demo_command(
 
     logs.route_llama_cpp()
 
-    raise typer.Exit(demo.run(kv_budget, json_path=json_path, **more))
+    raise typer.Exit(demo.run(kv_budget, model=model, json_path=json_path, **more))

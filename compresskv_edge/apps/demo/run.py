@@ -1,6 +1,5 @@
-"""`make demo`: questions about one long document, answered with the full cache and with a compressed one, side by side.
-
-Everything shown is measured while it runs.
+"""`compresskv demo`: questions about one long document, answered with the full cache and with a compressed one, side by
+side. Everything shown is measured while it runs.
 """
 
 from __future__ import annotations
@@ -16,27 +15,36 @@ from rich.progress import Progress
 
 from ...engine import logs
 from ...files import write_json
-from .measure import BUDGET, N_QUESTIONS, measure
+from .measure import measure, n_steps
+from .scene import N_QUESTIONS, packaged, real
 from .view import show
+
+_REAL = "qwen2.5-coder-0.5b-instruct"
 
 
 def run(
     budget: int | float | None = None,
     *,
+    model: str | None = None,
     n_questions: int = N_QUESTIONS,
     json_path: Path | None = None,
     console: Console | None = None,
 ) -> int:
     """Measure and show; returns the exit status.
 
-    budget: as `kv_budget` of Llama, None: BUDGET. Raises BudgetError, EngineError, ValueError.
+    budget: as `kv_budget` of Llama, None: what the model bears. model: a path or a name of the catalogue, None: the one
+    that ships with the package. Raises BudgetError, EngineError, ModelError, ValueError.
     """
     if n_questions < 1:
         raise ValueError(f"n_questions is {n_questions}: ask 1 or more")
     console = console or Console()
-    with _progress(2 * n_questions + 2, console) as step:
-        result = measure(BUDGET if budget is None else budget, n_questions, step)
+    scene = packaged(budget, n_questions) if model is None else real(model, budget, n_questions)
+    with _progress(n_steps(scene), console) as step:
+        result = measure(scene, step)
     show(result, console)
+    if model is None:
+        more = f"compresskv pull {_REAL} && compresskv demo {_REAL}"
+        console.print(f"The same with a real model: {more}\n", soft_wrap=True)
     if json_path is not None:
         write_json(json_path, asdict(result))
     return 0

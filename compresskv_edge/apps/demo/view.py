@@ -43,7 +43,7 @@ def show(result: DemoResult, console: Console) -> None:
         console.print(_layer_bar(layer, n_kept, result.n_prompt_tokens, console, signs), highlight=False)
     console.print()
     console.print(_numbers_table(result))
-    console.print("The full cache held the document from one question to the next; eviction read it for each.")
+    console.print("Each cache read the document once; every question came right behind it.")
     _show_picture(result, console, signs)
     console.print(f"\n{_point(result)}\n", highlight=False)
 
@@ -51,7 +51,7 @@ def show(result: DemoResult, console: Console) -> None:
 def _show_picture(result: DemoResult, console: Console, signs: _Signs) -> None:
     n = len(result.answers)
     console.print(
-        f"\n{n} question{'s' * (n > 1)} about one document of {result.n_prompt_tokens} tokens\n", style="bold"
+        f"\n{n} question{'s' * (n > 1)} about {result.title}, {result.n_prompt_tokens} tokens\n", style="bold"
     )
     if console.width >= _NARROW:
         console.print(_row(Text(""), (Text(_FULL, style="bold"), Text(_OURS, style="bold")), console))
@@ -161,7 +161,7 @@ def _numbers_table(result: DemoResult) -> Table:
     rows: Sequence[tuple[str, Callable[[Measurement], str]]] = (
         ("KV cache while answering, MB", lambda m: f"{m.kv.kv_bytes / 1e6:.2f}"),
         ("KV cache at its peak, MB", lambda m: f"{m.kv.kv_bytes_peak / 1e6:.2f}"),
-        ("reading the prompt, ms", lambda m: f"{m.prefill_ms:.0f}"),
+        ("reading document and question, ms", lambda m: f"{m.prefill_ms:.0f}"),
         ("eviction, ms", lambda m: f"{m.eviction_ms:.1f}"),
     )
     for name, text in rows:
