@@ -3,6 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from compresskv_edge.errors import BudgetError
 from compresskv_edge.method.budget import allocate, resolve_mean_budget
@@ -35,6 +37,107 @@ def test_sum_floor_and_cap_hold(seed):
     assert all(type(tokens) is int for tokens in budgets)
     order = np.argsort(errors, kind="stable")
     assert (np.diff(np.array(budgets)[order]) >= -1).all()  # never less for a larger error, but for a left-over token
+
+
+ERRORS = st.lists(st.sampled_from([0.0, 0.25, 1.0, 1e-300, 1e300]) | st.floats(0.0, 1e308), min_size=1, max_size=12)
+
+
+@st.composite
+def allocations(draw: st.DrawFn) -> tuple[list[float], int, int, int]:
+    """(layer_errors, mean_budget, floor, cap) that are allowed, also where a cap below the mean binds."""
+    mean, floor = draw(st.integers(1, 3000)), draw(st.integers(1, 200))
+    return draw(ERRORS), mean, floor, draw(st.integers(min(floor, mean), 4 * mean))
+
+
+def stated(errors: list[float], mean: int, floor: int, cap: int) -> list[int]:
+    """What the docstring says, token by token and with exact fractions; of the floats only the errors' own rounding
+    is left.
+    """
+    total, low = mean * len(errors), min(floor, mean)
+    shares = shares_of(errors)
+    budgets = [min(max(low + round(share * ((mean - low) * len(errors))), low), cap) for share in shares]
+    while sum(budgets) != total:
+        under = sum(budgets) < total
+        order = sorted(range(len(errors)), key=lambda layer: -shares[layer] if under else shares[layer])
+        order = [layer for layer in order if (budgets[layer] < cap if under else budgets[layer] > low)]
+        if not order:
+            break
+        for layer in order:  # a turn: one token a layer
+            if sum(budgets) == total:
+                break
+            budgets[layer] += 1 if under else -1
+    return budgets
+
+
+def shares_of(errors: list[float]) -> list[float]:
+    if max(errors) == 0.0:
+        return [1.0 / len(errors)] * len(errors)
+    if abs(sum(errors) - 1.0) <= 1e-9:
+        return errors
+    scaled = [error / max(errors) for error in errors]
+    return [value / sum(scaled) for value in scaled]
+
+
+@settings(max_examples=300, deadline=None)
+@given(allocations())
+def test_what_is_stated_of_an_allocation(case):
+    errors, mean, floor, cap = case
+    budgets = allocate(errors, mean, floor=floor, cap=cap)
+    low = min(floor, mean)
+    assert len(budgets) == len(errors)
+    assert all(type(tokens) is int and low <= tokens <= cap for tokens in budgets)
+    assert sum(budgets) == min(mean, cap) * len(errors)  # a cap below the mean is reached by every layer
+    for a, b in zip(range(len(errors)), range(1, len(errors))):
+        for larger, smaller in ((a, b), (b, a)):
+            if errors[larger] >= errors[smaller]:
+                assert budgets[larger] >= budgets[smaller] - 1  # but for a token that is left over
+    assert budgets == allocate(errors, mean, floor=floor, cap=cap)
+    assert budgets == stated(errors, mean, floor, cap)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ERRORS, st.integers(1, 3000))
+def test_a_cap_that_is_left_out_is_three_times_the_mean(errors, mean):
+    assert allocate(errors, mean) == allocate(errors, mean, floor=32, cap=3 * mean)
+    assert sum(allocate(errors, mean)) == mean * len(errors)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(2.0**-10, 2.0**10), min_size=1, max_size=12), st.integers(1, 3000), st.integers(-300, 300))
+def test_the_unit_of_the_errors_does_not_matter(errors, mean, power):
+    """Powers of two change no digit; of 1 there is none to normalise."""
+    if abs(sum(errors) - 1.0) > 1e-9:
+        scaled = [error * 2.0**power for error in errors]
+        if abs(sum(scaled) - 1.0) > 1e-9:
+            assert allocate(scaled, mean) == allocate(errors, mean)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), allocations())
+def test_what_is_no_error_or_no_number_of_tokens(data, case):
+    errors, mean, floor, cap = case
+    wrong = data.draw(st.sampled_from([float("nan"), float("inf"), -1e-300, -1.0]))
+    at = data.draw(st.integers(0, len(errors) - 1))
+    with pytest.raises(BudgetError, match=rf"layer_errors\[{at}\]"):
+        allocate([*errors[:at], wrong, *errors[at + 1 :]], mean, floor=floor, cap=cap)
+    number = data.draw(st.sampled_from([0, -1, True, 1.5, float("nan"), None, "8"]))
+    for arguments in (
+        (number, floor, cap or 1),
+        (mean, number, cap),
+        (mean, floor, number if number is not None else 0),
+    ):
+        with pytest.raises(BudgetError):
+            allocate(errors, arguments[0], floor=arguments[1], cap=arguments[2])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.floats(0.0, 1.0, exclude_min=True), st.integers(0, 1 << 20), st.integers(1, 64))
+def test_what_is_stated_of_the_dial(fraction, n_tokens, window):
+    tokens = resolve_mean_budget(fraction, n_tokens, window=window)
+    assert tokens == max(round(fraction * n_tokens), window + 1)
+    assert type(tokens) is int
+    assert resolve_mean_budget(tokens, n_tokens, window=window) == tokens
+    assert resolve_mean_budget(np.float32(0.5), n_tokens, window=window) == max(round(0.5 * n_tokens), window + 1)
 
 
 def test_errors_of_any_scale_are_normalised():

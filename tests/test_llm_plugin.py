@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -120,3 +121,21 @@ def test_a_broken_list_is_named(run, tmp_path: Path) -> None:
     (tmp_path / "user").mkdir(exist_ok=True)
     (tmp_path / "user" / "compresskv.json").write_text("[")
     assert "compresskv.json is not a list of models" in run("compresskv", "remove", "x", status=1)
+
+
+def test_a_list_that_cannot_be_written_is_as_it_was(run, model: str, path: str, tmp_path: Path, monkeypatch) -> None:
+    """A disk that is full in the middle of it: half of a list would be no list for all later calls of `llm`."""
+    registry = tmp_path / "user" / "compresskv.json"
+    before = registry.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        said = run("compresskv", "add", path, "--name", "second", status=1)
+    assert "No space left on device; the list is unchanged" in said
+    assert registry.read_bytes() == before
+    assert [each.name for each in registry.parent.glob(".compresskv*")] == []
+    run("compresskv", "add", path, "--name", "second")
+    assert set(json.loads(registry.read_bytes())) == {"random", "second"}

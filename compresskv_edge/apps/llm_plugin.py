@@ -15,6 +15,7 @@ import click
 import llm
 from pydantic import BaseModel, BeforeValidator, Field, RootModel, ValidationError
 
+from .. import files
 from ..errors import CompressKVError
 from ..model.facts import ModelFacts
 from ..model.packaged import model_path
@@ -57,8 +58,13 @@ class Registry(RootModel[Dict[str, Entry]]):
             ) from None
 
     def save(self) -> None:
-        """Write the list."""
-        _registry_path().write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        """Write the list, whole or not at all. Raises click.ClickException."""
+        try:
+            files.replace_text(_registry_path(), self.model_dump_json(indent=2) + "\n")
+        except OSError as error:
+            raise click.ClickException(
+                f"cannot write {_registry_path()}: {error.strerror or error}; the list is unchanged"
+            ) from None
 
 
 def _registry_path() -> Path:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Callable, Optional
 
 import typer
 
+from ... import files
 from ...engine import logs
 from ...evaluate.grid import BASE
 from ...evaluate.sample import SuitePlan
@@ -135,7 +136,7 @@ def eval_command(
     finally:
         run.close()
     path = out / f"{stem}.json"
-    path.write_text(summary.to_json(result.summary), encoding="utf-8")
+    files.replace_text(path, summary.to_json(result.summary))
     show(report.table(result.summary))
     for task in summary.weak_tasks(result.summary):
         typer.echo(f"compresskv: the full cache hardly answers {task!r}: it says nothing about a policy", err=True)
