@@ -19,7 +19,7 @@ from .compression import Compression
 from .prefill import Reader
 from .protection import named_positions
 from .settings import FULL, Budget, KVSettings
-from .tokens import checked
+from .tokens import CheckedTokenizer, checked
 from .turn import CacheTurn
 
 if TYPE_CHECKING:
@@ -216,6 +216,10 @@ class KVControl(_Base):
     def takes_grammar(self, grammar: Any) -> bool:
         """Whether llama.cpp can parse a LlamaGrammar; the binding would end the process over one that it cannot."""
         return binding.grammar_parses(self, grammar)
+
+    def tokenizer(self) -> CheckedTokenizer:
+        """As llama_cpp.Llama.tokenizer."""
+        return CheckedTokenizer(self)
 
     def pieces(self, tokens: Sequence[int]) -> List[bytes]:
         """What each token reads, special ones included."""
