@@ -98,7 +98,7 @@ class CompletionRequest(_Beyond, CreateCompletionRequest):
     def prompts(self) -> List[Union[str, List[int]]]:
         """Each text, or its tokens; [1, 2] is one prompt of two tokens."""
         if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int)):
-            return [self.prompt]  # type: ignore[list-item]
+            return [self.prompt]
         return list(self.prompt)  # type: ignore[arg-type]
 
     def each(self) -> List["CompletionRequest"]:
