@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
@@ -152,3 +153,18 @@ def test_closing_the_model_closes_the_batch(open_llm: Callable[..., Llama]) -> N
     llm.close()
     assert batch.ctx is None
     batch.close()
+
+
+def test_threads_answer_as_if_alone(open_llm: Callable[..., Llama]) -> None:
+    with Batch(open_llm(), n_seq_max=2) as batch:
+        want = [batch.complete([prompt], max_tokens=4) for prompt in PROMPTS[:4]]
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(lambda prompt: batch.complete([prompt], max_tokens=4), PROMPTS[:4])) == want
+        seq_id = batch.read("one")
+        with ThreadPoolExecutor(1) as pool:  # the lock is not this thread's own
+            batch._lock.acquire()
+            waiting = pool.submit(batch.drop, seq_id)
+            assert not waiting.done()
+            assert batch.n_tokens(seq_id) > 0
+            batch._lock.release()
+            waiting.result()

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import chat_model
 import pytest
+from rich.console import Console
 
 from compresskv_edge.apps.chat import saved
+from compresskv_edge.apps.chat.commands import Commands
 from compresskv_edge.apps.chat.conversation import Conversation
 from compresskv_edge.apps.chat.document import Document
 from compresskv_edge.errors import ChatError
@@ -53,6 +55,20 @@ def test_a_loaded_chat_goes_on_without_reading(files: Path, chat: Conversation) 
     assert chat.document is not None
     assert "".join(chat.ask(FACTS[0].question)).rstrip(".") == FACTS[0].answer
     assert chat.timing.n_prompt < 60
+
+
+@pytest.mark.parametrize(
+    "name", ["trip \U0001f389", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f1e9\U0001f1ea.v2"]
+)
+def test_names_may_hold_emoji(name: str, chat: Conversation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    "".join(chat.ask("Hm?"))
+    commands = Commands(chat, Console(), lambda: None)
+    commands.run(f"/save {name}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.chat.json", f"{name}.chat.kv"]
+    chat.clear()
+    commands.run(f"/load {name}")
+    assert chat.messages[0]["content"] == "Hm?"
 
 
 def test_again_after_loading_reads_everything(files: Path, chat: Conversation) -> None:

@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 
 from compresskv_edge import Llama
+from compresskv_edge.apps.chat.conversation import Conversation
+from compresskv_edge.apps.chat.status import Status
+from compresskv_edge.apps.server.load import load_slots
+from compresskv_edge.apps.server.settings import ModelSettings
+from compresskv_edge.apps.server.slot import Slot
 from compresskv_edge.engine import native
 from compresskv_edge.errors import BudgetError, EngineError
 from compresskv_edge.runtime.settings import KVSettings
@@ -134,3 +139,34 @@ def test_tokens(load: Callable[..., Llama]) -> None:
     tokens = llm.tokenize(b"a mill", add_bos=False)
     assert b"".join(llm.pieces(tokens)) == b"a mill"
     assert llm.adds_bos == (llm.tokenize(b"a")[0] == llm.token_bos())
+
+
+@pytest.mark.parametrize("n_ctx", [1000, 1024, 2000])
+def test_the_stock_cache_is_the_same_size_wherever_it_is_named(
+    load: Callable[..., Llama], path: str, n_ctx: int
+) -> None:
+    """llama.cpp rounds 1000 positions up to 1024."""
+    ours, theirs = load(n_ctx=n_ctx), Llama(path, n_ctx=n_ctx, n_threads=1, verbose=False)
+    row_bytes = Llama(path, n_ctx=512, verbose=False).kv_stats().kv_bytes // 512
+    for llm in (ours, theirs):
+        llm.eval([65] * 200)
+        rounded = -(-n_ctx // 256) * 256
+        assert llm.kv_stats().kv_bytes_stock == theirs.kv_stats().kv_bytes == rounded * row_bytes
+        assert llm.kv_bytes_full(200) == 200 * row_bytes
+        assert Status.of(Conversation(llm)).stock_bytes == 200 * row_bytes
+
+
+def test_the_server_tells_the_same(path: str) -> None:
+    model = ModelSettings(model=path, kv_profile="uniform", kv_budget=100, n_ctx=1000, n_threads=1)
+    (llm,) = load_slots(model)
+    slot = Slot(0, llm)
+    try:
+        llm.create_completion([65] * 200, max_tokens=1)
+        with slot.generating():
+            pass
+        usage, state = slot.memory.usage(llm), slot.state()
+        n_seen = usage["n_tokens_seen"]
+        assert usage["kv_bytes_full"] == state["kv_bytes_full"] == usage["kv_bytes_stock"] * n_seen // 1024
+    finally:
+        slot.close()
+        llm.close()

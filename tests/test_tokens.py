@@ -20,6 +20,7 @@ PLACES: dict[str, Callable[[Llama, list[Any]], Any]] = {
     "stream": lambda llm, tokens: list(llm.create_completion(tokens, max_tokens=1, stream=True)),
     "detokenize": lambda llm, tokens: llm.detokenize(tokens),
     "detokenize after": lambda llm, tokens: llm.detokenize([65], prev_tokens=tokens),
+    "tokenizer": lambda llm, tokens: llm.tokenizer().detokenize(tokens),
     "pieces": lambda llm, tokens: llm.pieces(tokens),
     "is_end": lambda llm, tokens: [llm.is_end(token) for token in tokens],
     "read": lambda llm, tokens: Sequences(llm, 1).read(tokens),

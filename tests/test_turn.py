@@ -96,3 +96,22 @@ def test_a_failed_call_gives_its_turn_back() -> None:
         next(stream)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(lambda: turn.call().__enter__()).result()
+
+
+def test_a_stream_that_nobody_reads_is_named() -> None:
+    turn = CacheTurn(patience_s=0.05)
+    stream = turn.stream(i for i in range(3))
+    next(stream)
+
+    def call() -> str:
+        try:
+            with turn.call():
+                return "called"
+        except EngineError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(call).result().endswith("for 0.05 s: read it to its end, or close() it")
+        assert next(stream) == 1, "it goes on"
+        stream.close()
+        assert pool.submit(call).result() == "called"

@@ -12,12 +12,13 @@ from pathlib import Path, PurePosixPath
 
 import vendored
 
-WANTED = {"tests": "tests/", "templates": "vendor/llama.cpp/models/templates/"}
+FOLDERS = {"tests": "tests", "templates": "vendor/llama.cpp/models/templates"}
+_VOCABULARY = "vendor/llama.cpp/models/ggml-vocab-llama-spm.gguf"  # which its tests open, from its own folder
 
 
 @functools.cache
-def folder(name: str) -> Path:
-    """tests or templates, unpacked once into the build folder."""
+def root() -> Path:
+    """The distribution, as much of it as is wanted; unpacked once into the build folder."""
     pin = vendored.fetch.read_pin(vendored.ROOT / "vendor" / "llama_cpp.pin")
     unpacked: Path = vendored.ROOT / "build" / "upstream" / pin["version"]
     if not unpacked.exists():
@@ -25,15 +26,20 @@ def folder(name: str) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         _unpack(vendored.fetch.find_sdist(pin, vendored.ROOT / "build" / "download"), partial)
         partial.rename(unpacked)
-    return unpacked / name
+    return unpacked
+
+
+def folder(name: str) -> Path:
+    """tests or templates."""
+    return root() / FOLDERS[name]
 
 
 def _unpack(archive: Path, target: Path) -> None:
+    wanted = (*(f"{path}/" for path in FOLDERS.values()), _VOCABULARY)
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar:
             _, _, path = member.name.partition("/")
-            for name, prefix in WANTED.items():
-                if path.startswith(prefix) and member.isfile() and ".." not in PurePosixPath(path).parts:
-                    out = target / name / path[len(prefix) :]
-                    out.parent.mkdir(parents=True, exist_ok=True)
-                    out.write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
+            if path.startswith(wanted) and member.isfile() and ".." not in PurePosixPath(path).parts:
+                out = target / path
+                out.parent.mkdir(parents=True, exist_ok=True)
+                out.write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]

@@ -9,7 +9,7 @@ from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple, Union
 from ..errors import ContextError
 from . import binding
 from .binding import llama_cpp
-from .sequences import _ALL_IN_USE, Sequences, Text
+from .sequences import _ALL_IN_USE, Sequences, Text, alone
 
 
 @dataclass
@@ -38,9 +38,10 @@ class Batch(Sequences):
             document = batch.read(long_text)
             answers = batch.ask(document, ["Who wrote it?", "When?"])
 
-    More prompts than n_seq_max wait for their turn.
+    More prompts than n_seq_max wait for their turn, and so do calls of other threads.
     """
 
+    @alone
     def complete(
         self,
         prompts: Sequence[Text],
@@ -60,6 +61,7 @@ class Batch(Sequences):
         jobs = self._jobs(None, prompts, max_tokens, temperature, stop, sampling)
         return self._run(jobs)
 
+    @alone
     def ask(
         self,
         seq_id: int,

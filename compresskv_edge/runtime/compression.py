@@ -120,13 +120,13 @@ class Compression:
         self.protection.begin(prompt.tokens)
         self.run.n_question = prompt.n_question
 
-    def choose_prefill(self, n_tokens: int, n_ctx: int, stats: native.Stats) -> str:
-        """How to run a prompt of n_tokens: "full", "chunked" or "guided"."""
+    def choose_prefill(self, n_tokens: int, n_positions: int, stats: native.Stats) -> str:
+        """How to run a prompt of n_tokens: "full", "chunked" or "guided". n_positions: of the context."""
         if self.settings.prefill is not None:
             return self.settings.prefill
         if not self.run.policy.evicts:
             return FULL
-        needed = stats.kv_bytes_stock * n_tokens // n_ctx
+        needed = stats.kv_bytes_stock * n_tokens // n_positions
         allowed = parse_bytes(self.settings.memory)
         if allowed is None:
             allowed = stats.kv_bytes + max(self.free_bytes() - _MARGIN_BYTES, 0)

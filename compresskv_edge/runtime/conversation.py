@@ -71,7 +71,7 @@ class Conversing(_Base):
         is_there = n_same == len(tokens) == self.n_tokens and binding.is_evaluated(self)
         if 0 < min(n_same, len(tokens) - 1) < n_frozen and not is_there:
             # another conversation with the same system prompt is no surprise
-            level = logging.WARNING if n_same > compression.protection.n_first else logging.DEBUG
+            level = logging.INFO if n_same > compression.protection.n_first else logging.DEBUG
             text = (
                 "the prompt differs from the cache at token %d, tokens before %d are compressed: all %d are run again"
             )

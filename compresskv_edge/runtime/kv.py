@@ -19,7 +19,7 @@ from .compression import Compression
 from .prefill import Reader
 from .protection import named_positions
 from .settings import FULL, Budget, KVSettings
-from .tokens import checked
+from .tokens import CheckedTokenizer, checked
 from .turn import CacheTurn
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ class KVStats:
     """What the KV cache holds. Sizes in bytes, times in milliseconds.
 
     `n_tokens_kept` has one entry a layer (n_layer,); sliding-window layers count what their window holds.
-    `kv_bytes_stock` is what llama.cpp allocates for the same n_ctx. `window_bytes` comes on top of `kv_bytes`: the
-    queries of the observation window. Tokens before `n_frozen` are compressed and cannot be taken back one by one.
+    `kv_bytes_stock` is what llama.cpp allocates for the same n_ctx, which it rounds up to a multiple of 256.
+    `window_bytes` comes on top of `kv_bytes`: the queries of the observation window. Tokens before `n_frozen` are
+    compressed and cannot be taken back one by one.
     """
 
     n_tokens_seen: int
@@ -81,6 +82,11 @@ class KVControl(_Base):
         """Size of the cache, now; quicker than kv_stats."""
         return native.stats(self.ctx).kv_bytes
 
+    def kv_bytes_full(self, n_tokens: int, stats: Optional[KVStats] = None) -> int:
+        """What the stock cache holds of so many tokens. stats: if they are known."""
+        stock = (stats or native.stats(self.ctx)).kv_bytes_stock
+        return stock * n_tokens // binding.n_positions(self)
+
     def kv_kept(self, layer: int) -> npt.NDArray[np.int64]:
         """Positions of the tokens that a layer holds, ascending."""
         if self._reader is None:
@@ -107,7 +113,7 @@ class KVControl(_Base):
         """How a prompt of n_tokens would run: "full", "chunked" or "guided", see the constructor."""
         if self._reader is None:
             return FULL
-        return self._reader.compression.choose_prefill(n_tokens, self.n_ctx(), native.stats(self.ctx))
+        return self._reader.compression.choose_prefill(n_tokens, binding.n_positions(self), native.stats(self.ctx))
 
     #
     # what can be done
@@ -210,6 +216,10 @@ class KVControl(_Base):
     def takes_grammar(self, grammar: Any) -> bool:
         """Whether llama.cpp can parse a LlamaGrammar; the binding would end the process over one that it cannot."""
         return binding.grammar_parses(self, grammar)
+
+    def tokenizer(self) -> CheckedTokenizer:
+        """As llama_cpp.Llama.tokenizer."""
+        return CheckedTokenizer(self)
 
     def pieces(self, tokens: Sequence[int]) -> List[bytes]:
         """What each token reads, special ones included."""

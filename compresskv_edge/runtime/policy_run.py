@@ -107,7 +107,7 @@ class PolicyRun:
         text = [*binding.text_of(llm).tolist(), *tokens]
         if llm.n_tokens:
             what = "kv_policy=%r has not seen the %d tokens in the cache: all %d are run again"
-            _log.warning(what, self.spec, llm.n_tokens, len(text))
+            _log.info(what, self.spec, llm.n_tokens, len(text))
         llm.reset()
         binding.remove_from(llm, 0)
         return text

@@ -133,7 +133,7 @@ class Reader:
     def mode(self, n_total: int, n_new: int) -> str:
         """How a prompt of n_total tokens runs, of which n_new are not in the cache: see settings.PREFILL_MODES."""
         compression = self.compression
-        mode = compression.choose_prefill(n_total, self.llm.n_ctx(), native.stats(self.llm.ctx))
+        mode = compression.choose_prefill(n_total, binding.n_positions(self.llm), native.stats(self.llm.ctx))
         return compression.bounded_prefill if mode == FULL and not self.positions.fits(n_new) else mode
 
     #

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from types import TracebackType
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Type, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Type, TypeVar, Union, cast
 
 from ..engine import native
 from ..errors import BudgetError, ContextError, EngineError, PolicyError
@@ -18,7 +20,20 @@ from .tokens import checked
 Text = Union[str, Sequence[int]]  # or its token ids
 Item = Tuple[int, int, bool]  # token, sequence, wants logits
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
 _ALL_IN_USE = "all sequences are in use: drop() one, or ask for a larger n_seq_max"
+
+
+def alone(method: Method) -> Method:
+    """The calls of several threads come one after the other: there is one context."""
+
+    @functools.wraps(method)
+    def locked(self: Sequences, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return cast(Method, locked)
 
 
 class Sequences:
@@ -36,6 +51,7 @@ class Sequences:
         """
         if isinstance(n_seq_max, bool) or not isinstance(n_seq_max, int) or not 1 <= n_seq_max <= 256:
             raise BudgetError(f"n_seq_max is {n_seq_max!r}: use 1 to 256 sequences")
+        self._lock = threading.RLock()
         self._llm = llm
         self._reader = llm._reader
         self._compression = self._reader.compression.copy() if self._reader is not None else None
@@ -61,6 +77,7 @@ class Sequences:
         self._n_past: Dict[int, int] = {}  # sequence -> tokens decoded
         self._budgets: Dict[int, List[int]] = {}  # sequence -> (n_layer,)
 
+    @alone
     def read(self, prompt: Text) -> int:
         """Decode a prompt and compress it; the number of its sequence, for fork() and extend().
 
@@ -75,11 +92,13 @@ class Sequences:
             raise
         return seq_id
 
+    @alone
     def extend(self, seq_id: int, prompt: Text) -> None:
         """Decode more tokens, compressing whenever the sequence's tail is full. Raises as read."""
         self._check_used(seq_id)
         self._extend(seq_id, self.tokenize(prompt, first=False))
 
+    @alone
     def fork(self, seq_id: int) -> int:
         """A copy of a sequence that goes its own way; the prefix is shared. Raises ContextError if none is free."""
         self._check_used(seq_id)
@@ -89,6 +108,7 @@ class Sequences:
         self._budgets[copy] = self._budgets.get(seq_id, [])
         return copy
 
+    @alone
     def drop(self, seq_id: int) -> None:
         """Forget a sequence; its number can be used again."""
         self._check_used(seq_id)
@@ -97,6 +117,7 @@ class Sequences:
         self._budgets.pop(seq_id, None)
         self._free.add(seq_id)
 
+    @alone
     def n_tokens(self, seq_id: int) -> int:
         """Tokens decoded so far in a sequence."""
         self._check_used(seq_id)
@@ -110,6 +131,7 @@ class Sequences:
             raise ContextError("a prompt is empty: give at least one token")
         return checked(prompt, self._llm.n_vocab())
 
+    @alone
     def close(self) -> None:
         """Free the context."""
         if self.ctx:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any, List
+from typing import Any, List, Optional
 
 from ..errors import TokenError
+from .binding import llama_cpp
 
 
 def checked(tokens: Iterable[Any], n_vocab: int) -> List[int]:
@@ -27,3 +28,15 @@ def check_bias(bias: Mapping[Any, float], n_vocab: int) -> None:
         text = str(token)[:20]
         if not (text.isascii() and text.isdigit() and int(text) < n_vocab):
             raise TokenError(f"logit_bias: {text!r} is no token of this model: use 0 to {n_vocab - 1}")
+
+
+class CheckedTokenizer(llama_cpp.LlamaTokenizer):
+    """As llama_cpp's. Raises TokenError for what is no token."""
+
+    def __init__(self, llama: Any) -> None:
+        super().__init__(llama)
+        self._n_vocab = int(llama.n_vocab())
+
+    def detokenize(self, tokens: List[int], prev_tokens: Optional[List[int]] = None, special: bool = False) -> bytes:
+        """As LlamaTokenizer.detokenize."""
+        return bytes(super().detokenize(checked(tokens, self._n_vocab), prev_tokens, special))

@@ -17,6 +17,8 @@ class _Hold:
 
     thread: int = field(default_factory=threading.get_ident)  # that runs it, or ran it last
     running: bool = True
+    n_items: int = 0  # that were asked for
+    n_seen: int = -1  # of them, when another call last looked
 
     def runs_elsewhere(self) -> bool:
         return self.running and self.thread != threading.get_ident()
@@ -27,15 +29,19 @@ class _Hold:
 
 
 class CacheTurn:
-    """Calls of one thread may call each other; those of other threads wait until a call, or a whole stream, is over."""
+    """Calls of one thread may call each other; those of other threads wait until a call, or a whole stream, is over.
 
-    def __init__(self) -> None:
+    patience_s: for so long they wait for a stream from which nothing is read.
+    """
+
+    def __init__(self, patience_s: float = 60.0) -> None:
+        self._patience_s = patience_s
         self._changed = threading.Condition()  # re-entrant
         self._holder: Optional[_Hold] = None
 
     @contextlib.contextmanager
     def call(self) -> Iterator[None]:
-        """Around what changes the cache."""
+        """Around what changes the cache. Raises EngineError where another thread's stream stands still."""
         if self._is_here():
             yield
             return
@@ -81,9 +87,24 @@ class CacheTurn:
 
     def _take(self) -> _Hold:
         with self._changed:
-            self._changed.wait_for(lambda: self._holder is None or not self._holder.blocks())
+            while not self._changed.wait_for(self._is_free, self._patience_s):
+                self._check_read(self._holder)
             self._holder = hold = _Hold()
             return hold
+
+    def _is_free(self) -> bool:
+        return self._holder is None or not self._holder.blocks()
+
+    def _check_read(self, holder: Optional[_Hold]) -> None:
+        """Raise EngineError if another thread's stream stands still: nobody may ever read on."""
+        if holder is None or holder.running or holder.n_items != holder.n_seen:
+            if holder is not None:
+                holder.n_seen = holder.n_items
+            return
+        raise EngineError(
+            f"another thread left a stream of this Llama open and has read nothing from it for {self._patience_s:g} s: "
+            "read it to its end, or close() it"
+        )
 
     def _pause(self, hold: _Hold) -> None:
         with self._changed:
@@ -98,6 +119,7 @@ class CacheTurn:
                     "stream to its end first, or load a second Llama"
                 )
             hold.thread, hold.running = threading.get_ident(), True
+            hold.n_items += 1
 
     def _release(self, hold: _Hold) -> None:
         with self._changed:

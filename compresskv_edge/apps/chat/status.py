@@ -33,7 +33,7 @@ class Status:
             n_tokens=int(llm.n_tokens),
             kept=float(llm.kv_share().sum()),
             kv_bytes=stats.kv_bytes,
-            stock_bytes=stats.kv_bytes_stock * int(llm.n_tokens) // llm.n_ctx(),
+            stock_bytes=llm.kv_bytes_full(int(llm.n_tokens), stats),
             timing=chat.timing,
             stats=stats,
             budget="full cache" if settings is None else f"{settings.budget:g}",

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import anyio
 import numpy as np
@@ -24,11 +24,12 @@ from .load import Aborted, SlotLlama
 from .models import Models
 from .plain import PlainRoute
 from .requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from .several import several
 from .slot import SlotProgress
 
 _json = partial(json.dumps, default=float)  # log-probabilities are NumPy's
 _Chunks = contextlib.AbstractAsyncContextManager[AsyncIterator[Any]]
-_Prepare = Callable[[SlotLlama, Any, str], prepare.Prepared]
+_Prepare = Callable[[SlotLlama, Any, str], List[prepare.Prepared]]
 
 
 def request_id(request: Request) -> str:
@@ -47,7 +48,7 @@ async def create_chat_completion(request: Request, body: ChatRequest) -> Respons
 
 @router.post("/v1/completions", summary="Completion", tags=["OpenAI V1"])
 async def create_completion(request: Request, body: CompletionRequest) -> Response:
-    """One answer, or a stream of chunks."""
+    """Answers to one prompt or several, or a stream of their chunks: `index` says which prompt's choice it is."""
     return await _answer(request, body, prepare.completion)
 
 
@@ -86,7 +87,7 @@ async def _answer(request: Request, body: Any, prepared_by: _Prepare) -> Respons
     async with models.use(body.model) as pool:
         prepared = await run_in_threadpool(prepared_by, pool.llama, body, models.name_of(body.model))
         pool.check_room()
-    opened = _open(request, body.model, prepared, SlotProgress(request_id(request), interruptible=body.stream))
+    opened = _open_all(request, body.model, prepared, is_stream=body.stream)
     if body.stream:
         return _stream(request, opened, body.include_usage)
     return await _whole(request, opened)
@@ -101,6 +102,24 @@ async def _open(
         chunks = generate(pool, prepared.tokens, prepared.call, run, request.app.state.metrics)
         async with closing(chunks):
             yield chunks
+
+
+@contextlib.asynccontextmanager
+async def _open_all(
+    request: Request, model: Optional[str], prepared: List[prepare.Prepared], *, is_stream: bool
+) -> AsyncIterator[AsyncIterator[Any]]:
+    """Chunks of one answer, or of several that are made one after the other."""
+
+    def opened(each: prepare.Prepared) -> _Chunks:
+        return _open(request, model, each, SlotProgress(request_id(request), interruptible=is_stream))
+
+    if len(prepared) == 1:
+        async with opened(prepared[0]) as chunks:
+            yield chunks
+        return
+    merged = several(map(opened, prepared), is_stream=is_stream)
+    async with closing(merged):
+        yield merged
 
 
 async def _whole(request: Request, opened: _Chunks) -> Response:

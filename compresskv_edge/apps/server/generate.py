@@ -90,5 +90,5 @@ def _usage(slot: Slot, run: SlotProgress) -> Dict[str, Any]:
         "completion_tokens": run.n_generated,
         "total_tokens": run.n_prompt + run.n_generated,
         "prompt_tokens_details": {"cached_tokens": run.n_cached},
-        "kv": {"slot": slot.index, **slot.memory.usage(slot.llama.n_ctx())},
+        "kv": {"slot": slot.index, **slot.memory.usage(slot.llama)},
     }

@@ -37,8 +37,8 @@ class Prepared:
     call: Call
 
 
-def chat(llama: SlotLlama, body: ChatRequest, name: str) -> Prepared:
-    """Raises ApiError 400 for what cannot be answered."""
+def chat(llama: SlotLlama, body: ChatRequest, name: str) -> List[Prepared]:
+    """One answer. Raises ApiError 400 for what cannot be answered."""
     kwargs = _arguments(llama, body, name)
     messages = kwargs.pop("messages")
     if not llama.chat_handler:  # a handler of its own may see images
@@ -50,27 +50,39 @@ def chat(llama: SlotLlama, body: ChatRequest, name: str) -> Prepared:
     except _BAD_REQUEST as error:
         raise cannot("the chat template cannot render these messages", error, param="messages") from error
     if ready is None:  # such a handler makes the prompt where it runs
-        return Prepared(_NO_TOKENS, lambda slot: slot.create_chat_completion(messages, **kwargs))
+        return [Prepared(_NO_TOKENS, lambda slot: slot.create_chat_completion(messages, **kwargs))]
     if not ready.prompt.tokens:
         raise ApiError(400, _NO_PROMPT, param="messages")
     _check(llama, ready.prompt.tokens, ready.options)
-    return Prepared(np.asarray(ready.prompt.tokens, dtype=np.int32), lambda slot: slot.run_chat(ready))
+    return [Prepared(np.asarray(ready.prompt.tokens, dtype=np.int32), lambda slot: slot.run_chat(ready))]
 
 
-def completion(llama: SlotLlama, body: CompletionRequest, name: str) -> Prepared:
-    """Raises ApiError 400 for what cannot be answered."""
+def completion(llama: SlotLlama, body: CompletionRequest, name: str) -> List[Prepared]:
+    """As many answers as prompts and choices. Raises ApiError 400 for what cannot be answered."""
+    return [_completion(llama, each, name) for each in body.each()]
+
+
+def _completion(llama: SlotLlama, body: CompletionRequest, name: str) -> Prepared:
     kwargs = _arguments(llama, body, name)
     tokens = _prompt_tokens(llama, body.prompt)
-    if not body.prompt or not isinstance(body.prompt, str):
+    if not _needs_the_text(llama, body):
         kwargs["prompt"] = tokens
     _check(llama, tokens, kwargs)
     return Prepared(np.asarray(tokens, dtype=np.int32), lambda slot: slot.create_completion(**kwargs))
 
 
+def _needs_the_text(llama: SlotLlama, body: CompletionRequest) -> bool:
+    """The binding does something to it, or repeats it; else it takes the tokens, and a long text is tokenised once."""
+    if not body.prompt or not isinstance(body.prompt, str):
+        return False
+    adds_end = llama.metadata.get("tokenizer.ggml.add_eos_token") == "true"
+    return bool(body.suffix or body.echo or body.logprobs is not None or adds_end)
+
+
 def chat_tokens(llama: SlotLlama, messages: List[Dict[str, Any]]) -> npt.NDArray[np.int32]:
     """A conversation as the model sees it: (n,). Raises ApiError 400 for what is none."""
     try:
-        return chat(llama, ChatRequest(messages=messages), "").tokens
+        return chat(llama, ChatRequest(messages=messages), "")[0].tokens
     except ValidationError as error:
         raise ApiError(400, str(error.errors()[0]["msg"]), param="messages") from error
 

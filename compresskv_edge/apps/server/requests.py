@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Literal, Optional, Union
 from llama_cpp.server.types import CreateChatCompletionRequest, CreateCompletionRequest, CreateEmbeddingRequest
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+_MOST_CHOICES = 128
 _LARGEST, _LARGEST_SEED = 2**31 - 1, 2**32 - 1  # int32_t and uint32_t
 
 
@@ -81,17 +82,32 @@ class _Beyond(BaseModel):
 class CompletionRequest(_Beyond, CreateCompletionRequest):
     """POST /v1/completions."""
 
-    prompt: Union[str, List[int], List[str], List[List[int]]] = Field(default="", description="A text or its tokens.")
+    prompt: Union[str, List[int], List[str], List[List[int]]] = Field(
+        default="", description="A text or its tokens, or a list of several: each has its own choices."
+    )
+    n: Optional[int] = Field(default=1, ge=1, le=_MOST_CHOICES, description="Choices for each prompt.")
 
-    @field_validator("prompt", mode="after")
-    @classmethod
-    def _one_prompt(cls, value: Any) -> Union[str, List[int]]:
-        """OpenAI's lists of one prompt; [1, 2] is one of two tokens."""
-        if not isinstance(value, list) or (value and isinstance(value[0], int)):
-            return value
-        if len(value) != 1:
-            raise ValueError(f"{len(value)} prompts in one request: send one a request")
-        return value[0]  # type: ignore[no-any-return]
+    @model_validator(mode="after")
+    def _so_many_choices(self) -> "CompletionRequest":
+        n_choices = len(self.prompts) * (self.n or 1)
+        if not 1 <= n_choices <= _MOST_CHOICES:
+            raise ValueError(f"{len(self.prompts)} prompts of {self.n} choices each: use 1 to {_MOST_CHOICES} in all")
+        return self
+
+    @property
+    def prompts(self) -> List[Union[str, List[int]]]:
+        """Each text, or its tokens; [1, 2] is one prompt of two tokens."""
+        if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int)):
+            return [self.prompt]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+    def each(self) -> List["CompletionRequest"]:
+        """One request for each choice, in OpenAI's order: all choices of the first prompt, then those of the next."""
+        return [
+            self.model_copy(update={"prompt": prompt, "seed": None if self.seed is None else self.seed + i})
+            for prompt in self.prompts
+            for i in range(self.n or 1)
+        ]
 
 
 class ChatRequest(_Beyond, CreateChatCompletionRequest):

@@ -68,9 +68,9 @@ class Memory:
         """Whether this is that conversation: more than half of it need not be decoded again."""
         return self.reusable(tokens) > len(tokens) / 2
 
-    def usage(self, n_ctx: int) -> Dict[str, Any]:
+    def usage(self, llama: SlotLlama) -> Dict[str, Any]:
         """The cache as clients get it: KVStats, and what all its tokens would take uncompressed."""
-        full = self.stats.kv_bytes_stock * self.stats.n_tokens_seen // n_ctx
+        full = llama.kv_bytes_full(self.stats.n_tokens_seen, self.stats)
         return {**asdict(self.stats), "kv_bytes_full": full}
 
 
@@ -150,7 +150,6 @@ class Slot:
     def state(self) -> Dict[str, Any]:
         """For /extras/slots: what is going on, without a word of the text."""
         run, stats = self.run, self.memory.stats
-        n_ctx = self.llama.n_ctx()
         busy = run is not None
         n_seen = run.n_decoded if run else stats.n_tokens_seen
         return {
@@ -162,7 +161,7 @@ class Slot:
             "n_generated": run.n_generated if run else 0,
             "kv_bytes": (run.kv_bytes or stats.kv_bytes) if run else stats.kv_bytes,
             "kv_bytes_stock": stats.kv_bytes_stock,
-            "kv_bytes_full": stats.kv_bytes_stock * n_seen // n_ctx,
+            "kv_bytes_full": self.llama.kv_bytes_full(n_seen, stats),
             "busy": busy,
         }
 
