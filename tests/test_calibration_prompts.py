@@ -132,6 +132,14 @@ def test_the_seed_decides() -> None:
     assert a == b != c
 
 
+def test_a_short_document_holds_fewer_needles() -> None:
+    plan = Plan(n_documents=2, n_error_documents=1, n_questions=8, min_tokens=128, max_tokens=1024)
+    long, short = make_documents(Corpus.load(), plan, count, 1)
+    assert (len(long.needles), len(long.depths)) == (8, 8)
+    assert 1 <= len(short.needles) == len(short.depths) < 8
+    assert 2 * sum(count(needle.sentence) for needle in short.needles) <= 128
+
+
 def test_fewer_needles_than_questions(tmp_path: Path) -> None:
     (tmp_path / "n.json").write_text(json.dumps([{"sentence": "S is 5.", "question": "What is S?", "answer": "5"}]))
     documents = make_documents(Corpus.load(needles=tmp_path / "n.json"), PLAN, count, 1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_a_model_that_never_finds_the_needle(tiny_gguf: Callable[..., Path], tmp
     result = call("calibrate", tiny_gguf("qwen2"), "-o", out, *FAST)
     assert result.exit_code == 1
     assert "uncalibrated heads" in result.output
-    assert "found the needle in 0 of 15 prompts" in result.output
+    assert re.search(r"found the needle in 0 of \d+ prompts", result.output)
     assert not Profile.load(out).calibration.heads_calibrated
     assert call("calibrate", tiny_gguf("qwen2"), "-o", out, *FAST, "--allow-uncalibrated").exit_code == 0
 

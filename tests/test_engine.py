@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable
 
 import devices
 import numpy as np
 import pytest
 from conftest import ISWA_ARCHS, PLAIN_ARCHS
 from logits import TYPES, Case, last_logits, prompt
+from specified import specified
 
 from compresskv_edge import Llama, Profile
 from compresskv_edge.engine import native
 from compresskv_edge.errors import EngineError
-from compresskv_edge.method import scoring
 from compresskv_edge.model.profile import Settings
 from compresskv_edge.runtime.llama import KVStats
 
@@ -40,24 +40,6 @@ def load(path: Path, profile: Profile, budget: Any = 200, type_kv: str = "f16", 
     case = Case(str(path), N_PROMPT, type_kv=type_kv)
     kv = {"kv_profile": profile, "kv_budget": budget, "kv_tail": KV_TAIL, "kv_protect": False}  # the paper's selection
     return Llama(str(path), **kv, **{**case.options(), **options})
-
-
-def specified(llm: Llama, profile: Profile, budgets: List[int]) -> List[Any]:
-    """(indices, scores) that the NumPy statement gives, from the queries and keys that the engine holds; None: not
-    evictable."""
-    settings = profile.settings
-    how = {"kernel": settings.kernel, "pooling": settings.pooling}
-    res: List[Any] = []
-    for il, layer in enumerate(llm._compression.layers):
-        if not layer.evictable:
-            res.append(None)
-            continue
-        q = native.read_queries(llm.ctx, il, layer, settings.window)
-        k, _ = native.read_kv(llm.ctx, il, layer)
-        heads = profile.heads_used()[il]
-        kept = scoring.select_tokens(q, k, heads, budgets[il], window=settings.window, **how)
-        res.append((kept, scoring.token_scores(q, k, heads, **how)))
-    return res
 
 
 @pytest.mark.parametrize("settings", [{}, {"pooling": "max"}, {"window": 16, "kernel": 7}], ids=str)

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+
 from compresskv_edge import Profile
 from compresskv_edge.model import known
 from compresskv_edge.model.facts import ModelFacts
+
+
+@pytest.mark.parametrize("name", [name for name in Profile.names() if Profile.load(name).calibration])
+def test_a_measured_profile_is_found_by_its_file(name: str) -> None:
+    profile = Profile.load(name)
+    assert profile.calibration is not None
+    renamed = profile.model.model_copy(update={"name": "something else"})
+    assert known.shipped(renamed, profile.calibration.tensor_hash) == profile
+    assert known.shipped(renamed, "sha256:0") is None
 
 
 def test_shipped_profiles_are_found_by_name_and_shape() -> None:

@@ -71,7 +71,7 @@ def ask(engine, document, needle, candidates):
 
 def measure(model, corpus, candidates, n_documents):
     """One dict as of `ask` for each question, with the half of the corpus that it is from."""
-    plan = Plan(n_documents=n_documents, n_error_documents=1, max_tokens=3900, seed=77)
+    plan = Plan(n_documents=n_documents, n_error_documents=1, n_questions=3, max_tokens=3900, seed=77)
     rows = []
     with open_engine(model, plan, n_threads=1) as engine:
         for half in (0, 1):

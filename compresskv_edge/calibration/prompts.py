@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import accumulate
 from typing import Any, Callable, Optional
 
 from ..errors import CalibrationError
@@ -114,10 +115,17 @@ def make_documents(corpus: Corpus, plan: Plan, count: TokenCounter, n_overhead: 
     for i, length in enumerate(plan.lengths()):
         hay = corpus.hay(i + shift, random.Random(f"hay/{plan.seed}/{i}"))
         room = length - n_overhead - max(count(f"\n\nQuestion: {each.question} {each.begin}") for each in needles[i])
-        text = _compose(hay, list(zip(depths[i], needles[i])), room, count)
+        hand = _fitting(needles[i], room, count)
+        text = _compose(hay, list(zip(depths[i], hand)), room, count)
         name = corpus.haystacks[(i + shift) % len(corpus.haystacks)].name
-        documents.append(NeedleDocument(name, length, needles[i], depths[i], text))
+        documents.append(NeedleDocument(name, length, hand, depths[i][: len(hand)], text))
     return documents
+
+
+def _fitting(needles: tuple[Needle, ...], room: int, count: TokenCounter) -> tuple[Needle, ...]:
+    """One needle or more, as long as they are no more than half of a short document."""
+    ends = list(accumulate(count(" " + needle.sentence) for needle in needles))
+    return needles[: max(sum(2 * end <= room for end in ends), 1)]
 
 
 def _deal(needles: Sequence[Needle], plan: Plan, rng: random.Random) -> list[tuple[Needle, ...]]:
