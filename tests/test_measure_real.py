@@ -36,7 +36,20 @@ def test_halves_share_no_prompts(calls: list[list[str]], monkeypatch: pytest.Mon
 
 
 def test_a_part_and_other_profiles(calls: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["measure_real", "data", "--only", "needles-4096", "--limit", "7", "--profiles", "own", "--policies", "h2o"]
+    words = [
+        "measure_real",
+        "data",
+        "--only",
+        "needles-4096",
+        "--limit",
+        "7",
+        "--profiles",
+        "own",
+        "--policies",
+        "h2o",
+        "--budgets",
+        "64",
+    ]
     monkeypatch.setattr(sys, "argv", words)
     measure_real.main()
     assert len(calls) == 2
@@ -44,6 +57,7 @@ def test_a_part_and_other_profiles(calls: list[list[str]], monkeypatch: pytest.M
         assert call[call.index("--limit") + 1] == "7"
         assert call[call.index("--profile") + 1] == str(Path("own", f"{measure_real.QWEN}.json"))
         assert call[call.index("--policies") + 1] == "h2o"
+        assert call[call.index("--budgets") + 1] == "64"
         assert call[call.index("--haystack") + 1] == "data"
 
 
