@@ -17,7 +17,7 @@ SOURCES  := pyproject.toml CMakeLists.txt vendor/apply.py compresskv_edge/versio
 .PHONY: help setup demo clean FORCE
 .PHONY: test test-real test-arm test-windows build-vulkan test-vulkan build-cuda test-cuda bench-cuda
 .PHONY: cuda-bundle rehearse-bundle
-.PHONY: bench fuzz fuzz-native sanitize lint models results docs
+.PHONY: bench fuzz fuzz-native sanitize lint models results results-real docs
 .PHONY: browser doctest stock sdist wheel check-dist
 .DELETE_ON_ERROR:
 
@@ -126,6 +126,13 @@ models: setup ## train the demo and the judge model from nothing (hours; build/m
 results: $(VENV)/.extras ## measure all policies of docs/results.md (over an hour on two cores; stopped, it goes on)
 	$(BIN)/python tools/measure_policies.py demo & demo=$$!; \
 	$(BIN)/python tools/measure_policies.py judge && wait $$demo
+	$(BIN)/python -m compresskv_edge.evaluate.results docs/results docs/results.md
+
+# REAL_DATA: novels as .txt, and altqa, qasper, nq and qmsum as .jsonl.gz in its folder real/; ONLY=needles-2048, LIMIT=20
+results-real: $(VENV)/.extras ## measure policies on real language models (a day on one core; stopped, it goes on): REAL_DATA=folder
+	@test -n "$(REAL_DATA)" || { echo 'make results-real needs REAL_DATA=folder: tools/measure_real.py says what is in it'; exit 1; }
+	for model in qwen2.5-coder-0.5b-instruct smollm2-135m-instruct gemma-3-270m; do $(BIN)/compresskv pull $$model || exit 1; done
+	$(BIN)/python tools/measure_real.py $(REAL_DATA) $(if $(ONLY),--only $(ONLY)) $(if $(LIMIT),--limit $(LIMIT))
 	$(BIN)/python -m compresskv_edge.evaluate.results docs/results docs/results.md
 
 docs: $(VENV)/.extras ## the documentation in build/site; warnings are errors

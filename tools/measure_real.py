@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results" / "real"
 
 QWEN, SMOLLM, GEMMA = "qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct", "gemma-3-270m"
-USUAL = "compresskv,edge,snapkv,cake,keydiff,streaming_llm"
+USUAL = "compresskv,ahead,edge,snapkv,cake,keydiff,streaming_llm"
 BUDGETS = "64,128,256,512"
 HALVES: Dict[str, List[str]] = {"report": ["--seed", "2"], "tune": ["--seed", "1"]}
 ROWS = {"report": "odd", "tune": "even"}
@@ -54,6 +54,8 @@ def _asked(model: str, data: str, n: int, *options: str) -> Run:
 
 
 STAGES: List[Tuple[int, Run]] = [  # (most prompts, run) in the order of what matters
+    (15, _needles(QWEN, 2048)),
+    (12, _asked(QWEN, "altqa", 2048)),
     (30, _needles(QWEN, 2048)),
     (30, _asked(QWEN, "altqa", 2048)),
     (60, _needles(QWEN, 2048)),
@@ -86,6 +88,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=1000, help="most prompts of a run")
     parser.add_argument("--half", choices=HALVES, default="report")
     parser.add_argument("--policies", help=f"in place of the usual ones, {USUAL}")
+    parser.add_argument("--budgets", help=f"in place of {BUDGETS}, for a part that is filled up later")
     parser.add_argument("--profiles", type=Path, help="folder of MODEL.json in place of the shipped profiles")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "results-real", help="folder of the journals")
     args = parser.parse_args()
@@ -93,8 +96,8 @@ def main() -> None:
     if not found:
         parser.error(f"no run is named {args.only!r}: there are {', '.join(sorted({run.name for _, run in STAGES}))}")
     for limit, run in found:
-        if args.policies and run.policies == USUAL:
-            run = replace(run, policies=args.policies)
+        if run.policies == USUAL:
+            run = replace(run, policies=args.policies or run.policies, budgets=args.budgets or run.budgets)
         profile = str(args.profiles / f"{run.model}.json") if args.profiles else "auto"
         measure(run, profile, args.data, args.half, limit, args.out / args.half)
 

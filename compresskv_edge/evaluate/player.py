@@ -21,7 +21,7 @@ from .forced import Greedy, Reference, kept_shares
 from .form import Prompter
 from .outcome import FULL, Budget, Outcome, Score
 from .sample import Sample, Turn
-from .states import Reading, States
+from .states import KnownText, States
 
 Logits = npt.NDArray[np.float32]
 
@@ -75,7 +75,7 @@ class Player:
         self.counters = Counters()
         self._seconds = 0.0  # spent on the tokens of the answer at hand, one by one
         self._steps = 0
-        self._document: Optional[Reading] = None  # of the group at hand
+        self._document: Optional[KnownText] = None  # of the group at hand
 
     def read(self, sample: Sample, names: Sequence[str]) -> Prefill:
         """Decode the sample's prompt for the policies `names`. Raises EvaluationError if it does not fit n_ctx."""
@@ -122,7 +122,7 @@ class Player:
     # prompts
     #
 
-    def _read(self, sample: Sample, tokens: list[int], names: Sequence[str]) -> Reading:
+    def _read(self, sample: Sample, tokens: list[int], names: Sequence[str]) -> KnownText:
         """A prompt from its start, or from the end of the document that its group shares."""
         if not sample.group:
             return self._read_whole(tokens, names, self._prompter.n_question(sample))
@@ -133,16 +133,16 @@ class Player:
         seen = applied.read_on(self._llm, rest, document.seen, n_question=self._prompter.n_question(sample))
         ms = document.ms + 1000 * (time.perf_counter() - start)
         self.counters.prefill += len(rest)
-        return Reading(self._llm.save_state(), seen, ms)
+        return KnownText(self._llm.save_state(), seen, ms)
 
-    def _read_whole(self, tokens: list[int], names: Sequence[str], n_question: Optional[int]) -> Reading:
+    def _read_whole(self, tokens: list[int], names: Sequence[str], n_question: Optional[int]) -> KnownText:
         start = time.perf_counter()
         seen = applied.read(self._llm, tokens, names, n_question=n_question)
         ms = 1000 * (time.perf_counter() - start)
         self.counters.prefill += len(tokens)
-        return Reading(self._llm.save_state(), seen, ms)
+        return KnownText(self._llm.save_state(), seen, ms)
 
-    def _read_document(self, tokens: list[int], names: Sequence[str]) -> Reading:
+    def _read_document(self, tokens: list[int], names: Sequence[str]) -> KnownText:
         """Read once for a group, however its questions go on."""
         known = self._document
         if known is not None and list(known.seen.tokens) == tokens and applied.serves(known.seen, names):

@@ -3,8 +3,9 @@
     python -m compresskv_edge.evaluate.results docs/results docs/results.md
 
 Whatever lies in the folder gets a section: runs of `compresskv eval`, and the other measurements of this project.
-summary.txt, which people write, comes first. Figures lie beside the JSON files that they are drawn from. Runs in the
-folder `ablation` compare a policy with itself less one part; they come after the others, by their differences only.
+summary.txt, which people write, comes first. Real language models lead, from the folder `real` (results_real.py).
+Figures lie beside the JSON files that they are drawn from. Runs in the folder `ablation` compare a policy with itself
+less one part; they come after the others, by their differences only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from . import figures, results_others
+from . import figures, results_others, results_real
 from .grid import FULL
 from .report import markdown_table, percent
 from .results_suites import PARTS, ablation, difference, suite
@@ -34,15 +35,18 @@ decoding is greedy, on one thread. All policies keep the same number of tokens i
 and read the same prompt once; the first token of an answer comes from the full prompt. KV bytes, times and every split
 are in the files.
 """
+_APPENDIX = "## Appendix: two small models that were trained for this project"
 _SUMMARY = "summary.txt"
 _VARIANT = "edge"
 
 
 def render(folder: Path) -> str:
-    """The whole page: summary, overview of each model, runs of `compresskv eval`, then the others by name."""
-    stored = _stored(folder)
-    written = folder / _SUMMARY
-    head = f"{written.read_text(encoding='utf-8').strip()}\n\n{_HOW}" if written.exists() else _HOW
+    """The whole page: real models, then ours: summary, overview of each model, runs of `compresskv eval`, then the
+    others by name.
+    """
+    stored, real = _stored(folder), _stored(folder / results_real.FOLDER)
+    first = [_written(folder / results_real.FOLDER), _HOW, *results_real.sections(real), _APPENDIX] if real else []
+    head = "\n\n".join(part.strip() for part in (*first, _written(folder), *([] if real else [_HOW])) if part) + "\n"
     overviews = (_overview(model, runs) for model, runs in _by_model(stored).items())
     order = sorted(stored, key=lambda name: _rank(stored[name]))
     known = [name for name in order if any(mark in stored[name] for mark, _ in _RENDERERS)]
@@ -50,6 +54,12 @@ def render(folder: Path) -> str:
     rest = ["\n".join(["## Other measurements", "", *others])] if others else []
     sections = [*overviews, *(_section(name, stored[name]) for name in known), *_ablations(folder / PARTS), *rest]
     return _HEAD + head + "".join(f"\n{section}\n" for section in sections)
+
+
+def _written(folder: Path) -> str:
+    """What people wrote about the runs in a folder."""
+    file = folder / _SUMMARY
+    return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
 def draw(folder: Path) -> list[Path]:

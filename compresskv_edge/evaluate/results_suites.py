@@ -41,7 +41,7 @@ def suite(name: str, data: Data) -> Iterator[str]:
         yield _by_task(data["by_task"])
     if any("kl" in row for row in data["rows"]):
         yield "Mean KL divergence from the full cache, nats:"
-        yield _grid(data["rows"], lambda row: f"{row['kl']:.3f}")
+        yield grid(data["rows"], lambda row: f"{row['kl']:.3f}")
 
 
 def ablation(name: str, data: Data) -> Iterator[str]:
@@ -52,7 +52,7 @@ def ablation(name: str, data: Data) -> Iterator[str]:
         f"{listed(settings['contexts'])} tokens, seed {settings['seed']}; {base}, then the others minus {base}, paired "
         "by prompt:"
     )
-    scores = _grid([row for row in data["rows"] if row["policy"] == base], report.score)
+    scores = grid([row for row in data["rows"] if row["policy"] == base], report.score)
     yield scores + "\n" + "\n".join(_differences(data["rows"]).splitlines()[2:])
 
 
@@ -77,7 +77,7 @@ def _holds(rows: Sequence[Data], policy: str, level: float) -> str:
 
 def _differences(rows: Sequence[Data]) -> str:
     compared = [row for row in rows if row["versus_base"]]
-    return _grid(compared, lambda row: difference(row["versus_base"])) if compared else ""
+    return grid(compared, lambda row: difference(row["versus_base"])) if compared else ""
 
 
 def difference(values: Sequence[float]) -> str:
@@ -95,8 +95,8 @@ def _by_task(rows: Sequence[Data]) -> str:
     return markdown_table(["policy, budget", *tasks], lines)
 
 
-def _grid(rows: Sequence[Data], text: Callable[[Data], str]) -> str:
-    """Policies down, budgets across."""
+def grid(rows: Sequence[Data], text: Callable[[Data], str]) -> str:
+    """A Markdown table: policies down, budgets across."""
     budgets = sorted({row["budget"] for row in rows if row["policy"] != FULL}, key=float)
     cells = {(row["policy"], row["budget"]): text(row) for row in rows}
     policies = dict.fromkeys(row["policy"] for row in rows if row["policy"] != FULL)

@@ -17,7 +17,7 @@ from ..runtime import applied
 
 
 @dataclass(frozen=True)
-class Reading:
+class KnownText:
     """A text that was read: the state after it, what the policies saw, and the milliseconds that it took."""
 
     state: Any
@@ -32,18 +32,18 @@ class States:
     folder: Path
     key: str
 
-    def load(self, tokens: Sequence[int], names: Sequence[str]) -> Optional[Reading]:
+    def load(self, tokens: Sequence[int], names: Sequence[str]) -> Optional[KnownText]:
         """What was saved of these tokens, if it serves these policies. Raises EvaluationError for a damaged file."""
         path = self._path(tokens)
         if not path.is_file():
             return None
         try:
-            reading: Reading = pickle.loads(path.read_bytes())
+            reading: KnownText = pickle.loads(path.read_bytes())
         except Exception as error:  # pickle's own, and those of what it holds
             raise EvaluationError(f"{str(path)!r} is damaged ({error}): remove it") from error
         return reading if applied.serves(reading.seen, names) else None
 
-    def save(self, tokens: Sequence[int], reading: Reading) -> None:
+    def save(self, tokens: Sequence[int], reading: KnownText) -> None:
         """Without the keys and values that are in the state as well."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(tokens)
