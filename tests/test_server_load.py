@@ -11,6 +11,7 @@ from server_process import MODEL
 from compresskv_edge import Llama
 from compresskv_edge.apps.server.load import Aborted, close_slots, load_slots
 from compresskv_edge.apps.server.settings import ModelSettings
+from compresskv_edge.engine import native
 from compresskv_edge.errors import UnsupportedModelError
 from compresskv_edge.runtime.forged import control_texts
 
@@ -112,3 +113,27 @@ def test_an_answer_is_spelled_as_the_base_class_does(load):
             part = answer[draw.randrange(len(answer)) :]
             for tokens in (answer, part, answer):
                 assert slot.detokenize(tokens) == Llama.detokenize(slot, tokens)
+
+
+def test_stop_in_the_middle_of_a_compression(load, monkeypatch):
+    """The library says that scoring failed, which is no failure of the server's."""
+    (slot,) = load(n_slots=1, kv_budget=64, n_ctx=2048)
+    prompt, called = "The gardener carried water to the barn. " * 60, []
+    expected = slot(prompt, max_tokens=4, temperature=0)["choices"]
+    for name in ("compress", "prompt_end"):
+        real = getattr(native, name)
+
+        def stopped(*args, real=real, **kwargs):
+            called.append(real)
+            slot.stop()
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(native, name, stopped)
+    slot.reset()
+    with pytest.raises(Aborted):
+        slot(prompt, max_tokens=4, temperature=0)
+    assert len(called) == 1
+    monkeypatch.undo()
+    slot.go()
+    slot.reset()
+    assert slot(prompt, max_tokens=4, temperature=0)["choices"] == expected

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Dict, List, Optional, Tuple
 
+from ...errors import EngineError
 from ...model.gguf_file import GGUF
 from ...model.profile import Profile
 from ...runtime import binding
@@ -50,9 +51,14 @@ class SlotLlama(Llama):
         """As Llama.generate, and whoever watches is told."""
         self.before_prompt(tokens)
         self._spelled = ([], b"")
-        for token in super().generate(tokens, *args, **kwargs):
-            self.after_token(token)
-            yield token
+        try:
+            for token in super().generate(tokens, *args, **kwargs):
+                self.after_token(token)
+                yield token
+        except EngineError:  # a compression was told to end
+            if self._flag.is_up:
+                raise Aborted from None
+            raise
 
     def detokenize(self, tokens: List[int], prev_tokens: Optional[List[int]] = None, special: bool = False) -> bytes:
         """As Llama.detokenize; create_completion asks for the whole answer with every token: the new one is spelled."""
