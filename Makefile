@@ -85,27 +85,42 @@ rehearse-bundle: $(VENV)/.test stock ## the same with the CPU's build, unpacked 
 bench: $(VENV)/.package ## measure stock and compressed side by side
 	$(BIN)/compresskv bench
 
-# ASan in all, UBSan in our own C++. LeakSanitizer for the native programs only: to Python's memory it has much to say
+# ASan in all, UBSan in our own C++. LeakSanitizer for the native programs only: to Python's memory it has much to say.
+# TSan is another build: no program can have both. Python preloads GCC's runtime for it, Clang's (14) ends any program
 SANITIZE := build/sanitize
+THREADS  := build/sanitize-thread
 
 $(SANITIZE)/.done: $(VENV)/.test $(wildcard tests/native/*.cpp tests/native/*/*)
-	CC=clang CXX=clang++ cmake -S . -B $(SANITIZE) -DCKV_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo > $(SANITIZE).log
+	CC=clang CXX=clang++ cmake -S . -B $(SANITIZE) -DCKV_SANITIZE=address -DCMAKE_BUILD_TYPE=RelWithDebInfo > $(SANITIZE).log
 	cmake --build $(SANITIZE) --parallel 2 --target llama ckv-core-tests ckv-selftest ckv-fuzz-core ckv-fuzz-state >> $(SANITIZE).log
 	@touch $@
 
-sanitize: $(SANITIZE)/.done ## engine and native tests under AddressSanitizer and UBSan (needs clang and make doctest)
+$(THREADS)/.done: $(VENV)/.test tests/native/threads.cpp
+	CC=clang CXX=clang++ cmake -S . -B $(THREADS) -DCKV_SANITIZE=thread -DCMAKE_BUILD_TYPE=RelWithDebInfo > $(THREADS).log
+	cmake --build $(THREADS) --parallel 2 --target ckv-threads >> $(THREADS).log
+	@touch $@
+
+# so small that what is measured is the library and not the arithmetic
+build/fuzz/model.gguf: $(VENV)/.package
+	mkdir -p build/fuzz
+	$(BIN)/python -c 'import dataclasses; from compresskv_edge.model.random_gguf import *; write_random_gguf("$@", \
+	  dataclasses.replace(TINY_SHAPES["llama"], n_embd=32, n_head=2, n_head_kv=1, n_ff=32))'
+
+sanitize: $(SANITIZE)/.done $(THREADS)/.done build/fuzz/model.gguf ## the engine under AddressSanitizer, UBSan and ThreadSanitizer (needs clang and make doctest)
+	TSAN_OPTIONS=halt_on_error=1 $(THREADS)/bin/ckv-threads build/fuzz/model.gguf
+	LD_PRELOAD=$$(readlink -f $$(gcc -print-file-name=libtsan.so)) TSAN_OPTIONS=halt_on_error=1 \
+	COMPRESSKV_LIB_PATH=$(CURDIR)/$(THREADS)/bin $(BIN)/python -m pytest -q tests/test_stop.py
 	$(SANITIZE)/bin/ckv-core-tests
 	CKV_SELFTEST=$(SANITIZE)/bin/ckv-selftest $(BIN)/python -m pytest -q tests/test_selftest.py
 	LD_PRELOAD=$$(clang -print-file-name=libclang_rt.asan-$$(uname -m).so) ASAN_OPTIONS=detect_leaks=0 \
 	COMPRESSKV_LIB_PATH=$(CURDIR)/$(SANITIZE)/bin $(BIN)/python -m pytest -q \
 	  tests/test_faults.py tests/test_window.py tests/test_stop.py tests/test_kv_write.py tests/test_scores.py
 
-fuzz-native: $(SANITIZE)/.done ## libFuzzer on the layouts, the selection and saved states; SECONDS=60 each
+fuzz-native: $(SANITIZE)/.done build/fuzz/model.gguf ## libFuzzer on the layouts, the selection and saved states; SECONDS=60 each
 	mkdir -p build/fuzz/core build/fuzz/state
-	$(SANITIZE)/bin/ckv-fuzz-core -max_total_time=$(or $(SECONDS),60) build/fuzz/core
-	$(BIN)/python -c 'from compresskv_edge.model.random_gguf import *; write_random_gguf("build/fuzz/model.gguf", TINY_SHAPES["llama"])'
+	$(SANITIZE)/bin/ckv-fuzz-core -max_total_time=$(or $(SECONDS),60) -max_len=600 build/fuzz/core
 	CKV_FUZZ_MODEL=build/fuzz/model.gguf \
-	$(SANITIZE)/bin/ckv-fuzz-state -max_total_time=$(or $(SECONDS),60) -max_len=64 build/fuzz/state
+	$(SANITIZE)/bin/ckv-fuzz-state -max_total_time=$(or $(SECONDS),60) -max_len=64 -len_control=0 build/fuzz/state
 
 lint: $(VENV)/.dev ## ruff, mypy, and which room may import which
 	$(BIN)/ruff check .
