@@ -259,9 +259,12 @@ void ckv_access::shrink_cells(uint32_t n_tail_max) noexcept {
 void ckv_access::remove_cells(llama_seq_id seq_id) const {
     kv.seq_rm(seq_id, -1, -1);
 
-    // a damaged state may have put some before the first position, where upstream finds none
-    for (const auto & cell : tail(seq_id)) {
-        kv.v_cells[0].seq_rm(cell.cell, seq_id);
+    // a damaged state may have put some before the first position, where upstream finds none. nothing here allocates
+    auto & cells = kv.v_cells[0];
+    for (uint32_t i = 0; i < cells.size(); ++i) {
+        if (cells.seq_has(i, seq_id)) {
+            cells.seq_rm(i, seq_id);
+        }
     }
 }
 
