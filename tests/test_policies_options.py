@@ -15,7 +15,10 @@ from compresskv_edge.policies.registry import POLICIES
 
 ABSURD = ["65537", "100000", "2147483648", "1" + "0" * 30, "9" * 5000, "-1", "1e300", "1e-300", "nan", "inf", "", "x"]
 # by the budget, or by the library: an error of its own
-LIMITED = (("uncomp", "window"), ("edge", "window"), ("edge", "least"), ("edge", "first"))
+LIMITED = (
+    *(("uncomp", "window"), ("ahead", "question")),
+    *(("edge", "window"), ("edge", "least"), ("edge", "first")),
+)
 PROMPT = [1 + i * 7 % 90 for i in range(300)]
 
 
