@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import forged
@@ -13,6 +14,7 @@ from logits import Case, prompt
 
 from compresskv_edge import Llama
 from compresskv_edge.errors import SessionError
+from compresskv_edge.runtime.session import source
 from compresskv_edge.runtime.session.header import describe, differences, hash_of
 from compresskv_edge.runtime.session.session import Session
 
@@ -228,3 +230,10 @@ def test_the_same_file_with_another_lora_is_not_named_twice(load: Any) -> None:
     assert "another LoRA, lora_scale or kv_overrides" in said
     (said,) = differences(llm, other.model_copy(update={"model_path": "elsewhere.gguf"}))
     assert "saved with 'elsewhere.gguf'" in said
+
+
+def test_a_path_that_is_too_long_for_the_system_is_not_there() -> None:
+    header = SimpleNamespace(model_path="y" * 5000)
+    with pytest.raises(SessionError, match="is not there: say where it is with model_path") as caught:
+        source.model_path(header)  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 500

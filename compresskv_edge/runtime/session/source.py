@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Dict, Optional
 
 from ...errors import SessionError, UnsupportedModelError
@@ -15,8 +15,9 @@ def model_path(header: Header) -> str:
     """Where the file says that the model is. Raises SessionError if that is no file of this machine."""
     path = header.model_path
     on_another_machine = path[:2] in ("//", "\\\\")  # to look at it would tell Windows' password hash
-    if "\0" in path or on_another_machine or not Path(path).is_file():
-        raise SessionError(f"the session's model {path!r} is not there: say where it is with model_path")
+    # os.path: pathlib raises for a name that is too long
+    if "\0" in path or on_another_machine or not os.path.isfile(path):
+        raise SessionError(f"the session's model {path!r:.300} is not there: say where it is with model_path")
     return path
 
 
