@@ -32,14 +32,9 @@ demo: $(VENV)/.package ## answer questions over a long document with the full ca
 test: $(VENV)/.extras stock ## run all tests
 	$(BIN)/python -m pytest
 
-test-real: setup build/peers/.done ## tests with a real language model, which is fetched once (491 MB)
+test-real: setup ## tests with a real language model, which is fetched once (491 MB)
 	$(BIN)/compresskv pull qwen2.5-coder-0.5b-instruct
 	$(BIN)/python -m pytest -m real
-
-# LangChain's standard tests, in a folder of their own: they bring plugins that pytest would load in every other run
-build/peers/.done: $(VENV)/.tools
-	$(PIP) install --upgrade --target build/peers langchain-tests==1.1.9 langchain-openai==1.7.4
-	@touch $@
 
 test-arm: setup ## cross-build for 64-bit ARM, run the self-test in an emulator (needs qemu-user, g++-aarch64-linux-gnu)
 	cmake -S . -B build/aarch64 --toolchain cmake/aarch64-linux-gnu.cmake -DCMAKE_BUILD_TYPE=Release > build/aarch64.log
