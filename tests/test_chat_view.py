@@ -36,7 +36,7 @@ def seen(console: Console) -> list[str]:
 
 @pytest.fixture
 def chat() -> Any:
-    return types.SimpleNamespace(n_expected=0, n_cached=0, llm=types.SimpleNamespace(n_tokens=0))
+    return types.SimpleNamespace(n_expected=0, n_cached=0, thoughts="", llm=types.SimpleNamespace(n_tokens=0))
 
 
 def pieces(seed: int) -> Iterator[str]:

@@ -112,6 +112,19 @@ class TestAnswers:
         assert isinstance(arguments["city"], str)
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+def test_a_forced_call_is_named_once_in_a_stream(chatty: Llama, choice: Any) -> None:
+    answer: Any = chatty.create_chat_completion(
+        ASKED, tools=TOOLS[:1], tool_choice=choice, stream=True, max_tokens=40, temperature=0
+    )
+    deltas = [chunk["choices"][0]["delta"].get("tool_calls") or [] for chunk in answer]
+    parts = [part for delta in deltas for part in delta]
+    assert "".join(part["function"].get("name") or "" for part in parts) == "get_weather"
+    assert sum("id" in part for part in parts) == 1
+    assert len(parts) > 1
+    assert "".join(part["function"]["arguments"] for part in parts).startswith("{")
+
+
 def test_a_template_is_told(chatty: Llama) -> None:
     def text(**options: Any) -> str:
         prompt = chatty.chat_prompt(ASKED, **options)

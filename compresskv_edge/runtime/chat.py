@@ -109,7 +109,7 @@ def run(llm: Any, call: ChatCall) -> Any:
     is_stream = bool(call.options["stream"])
     chat = binding.as_chat(completion, call.tool, stream=is_stream)
     if call.reading is None:
-        return chat
+        return answer.named_once(chat) if call.tool is not None and is_stream else chat
     return answer.chunks(chat, call.reading) if is_stream else answer.whole(chat, call.reading)
 
 

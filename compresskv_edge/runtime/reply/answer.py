@@ -73,6 +73,20 @@ def chunks(chat: Iterator[Dict[str, Any]], reading: AnswerReading) -> Iterator[D
             yield chunk
 
 
+def named_once(chat: Iterator[Dict[str, Any]]) -> Iterator[Dict[str, Any]]:
+    """The chunks of a forced call, with its name and id in the first alone: clients put the parts together."""
+    is_named = False
+    for chunk in chat:
+        (choice,) = chunk["choices"]
+        calls = choice["delta"].get("tool_calls")
+        if calls and is_named:
+            arguments = {"arguments": calls[0]["function"]["arguments"]}
+            delta = {"tool_calls": [{"index": calls[0]["index"], "function": arguments}], "function_call": arguments}
+            chunk = {**chunk, "choices": [{**choice, "delta": delta}]}
+        is_named = is_named or bool(calls)
+        yield chunk
+
+
 def _chunk(
     chunk: Dict[str, Any], delta: Dict[str, Any], logprobs: Any, finish_reason: Optional[str] = None
 ) -> Dict[str, Any]:
