@@ -25,9 +25,9 @@ def test_a_card(name: str) -> None:
     card = cards.card(name, profile, run)
     assert f"{profile.calibration.n_counted} of {profile.calibration.n_prompts}" in card
     assert run["command"].startswith(f"compresskv calibrate {name} ")
-    picture = ROOT / cards.FIGURES / f"profile-{name}.png"
+    picture = ROOT / cards.FIGURES / f"{name}.png"
     assert picture.read_bytes()[1:4] == b"PNG"
-    assert f"(figures/{picture.name})" in card
+    assert f"(cards/{picture.name})" in card
 
 
 def test_few_answers_have_no_stability() -> None:
@@ -47,4 +47,4 @@ def test_the_page_and_its_pictures_are_written(tmp_path: Path) -> None:
     (tmp_path / cards.RUNS).write_text(json.dumps({"runs": RUNS}))
     cards.write(tmp_path)
     assert (tmp_path / cards.PAGE).read_text(encoding="utf-8") == cards.page(RUNS)
-    assert {path.name for path in (tmp_path / cards.FIGURES).iterdir()} == {f"profile-{name}.png" for name in RUNS}
+    assert {path.name for path in (tmp_path / cards.FIGURES).iterdir()} == {f"{name}.png" for name in RUNS}

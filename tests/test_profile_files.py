@@ -39,7 +39,7 @@ def test_unknown_name():
 
 def test_names_are_the_shipped_files():
     published = ("llama-3.1-8b-instruct", "mistral-7b-instruct-v0.3")
-    measured = ("gemma-3-270m",)
+    measured = ("gemma-3-270m", "qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct")
     assert Profile.names() == tuple(sorted(("demo", *published, *measured)))
 
 

@@ -18,7 +18,7 @@ from ..model.measurement import Calibration
 from ..model.profile import Profile
 from .plot import plot_profile
 
-PAGE, FIGURES, RUNS = Path("docs/profile-cards.md"), Path("docs/figures"), Path("docs/results/calibration-runs.json")
+PAGE, FIGURES, RUNS = Path("docs/profile-cards.md"), Path("docs/cards"), Path("docs/results/calibration-runs.json")
 _N_BEST = 6
 
 _HEAD = """# Profile cards
@@ -40,7 +40,7 @@ def page(runs: Mapping[str, Any]) -> str:
 def card(name: str, profile: Profile, run: Mapping[str, Any]) -> str:
     """One profile, as Markdown."""
     rows = [f"| {title} | {text} |" for title, text in _rows(profile, run)]
-    picture = f"![Scores of all heads and errors of all layers of {profile.model.name}](figures/profile-{name}.png)"
+    picture = f"![Scores of all heads and errors of all layers of {profile.model.name}](cards/{name}.png)"
     return "\n".join([f"## {name}", "", picture, "", "| | |", "| -- | -- |", *rows, ""])
 
 
@@ -92,7 +92,7 @@ def write(root: Path) -> None:
     """The page and its pictures, in a checkout."""
     runs = json.loads((root / RUNS).read_text(encoding="utf-8"))["runs"]
     for name in runs:
-        plot_profile(Profile.load(name), root / FIGURES / f"profile-{name}.png")
+        plot_profile(Profile.load(name), root / FIGURES / f"{name}.png")
     replace_text(root / PAGE, page(runs))
 
 
