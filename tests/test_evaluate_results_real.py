@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,7 +26,8 @@ def run(**settings: Any) -> dict[str, Any]:
         for i in range(8)
     ]
     made = {**SECTION["settings"], "haystack": "novels", "contexts": [2048], **settings}
-    return {**SECTION, "settings": made, "base": "compresskv", **summarise(outcomes, SAMPLES)}
+    profile = {**SECTION["profile"], "hash": "abcd"}
+    return {**SECTION, "profile": profile, "settings": made, "base": "compresskv", **summarise(outcomes, SAMPLES)}
 
 
 def test_real_models_lead(tmp_path: Path) -> None:
@@ -40,6 +42,7 @@ def test_real_models_lead(tmp_path: Path) -> None:
     assert "### needles in novels, 2048 tokens: m.gguf" in page
     assert "[needles-m.json](results/real/needles-m.json)" in page
     assert "(results/real/needles-m.prompts.jsonl.gz): 8 prompts, tasks code" in page
+    assert "seed 1; profile abcd, 4 heads a layer" in page
     assert "| policy | needles in novels, 2048 tokens (n = 8) |" in page
     assert "| snapkv | 1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) |" in page  # agreement at 30 and 120
     assert "| compresskv | 0.250 (0.250 to 0.250) |" in page
@@ -71,3 +74,14 @@ def test_tables_are_those_of_the_prompts(table: Path) -> None:
         assert row["score"] == pytest.approx(fmean(p[3] for p in mine), abs=1e-3)
         for measure in mine[0][5]:
             assert row[measure] == pytest.approx(fmean(p[5][measure] for p in mine), abs=1e-3)
+
+
+def test_figures_of_the_text_are_in_a_table() -> None:
+    """Shares and divergences that people wrote, as the tables of this folder show them."""
+    text = REAL / "summary.txt"
+    if not text.exists():
+        pytest.skip("no real models were measured")
+    shown = "\n".join(results_real.sections({path.name: json.loads(path.read_text()) for path in tables()}))
+    figures = re.findall(r"(?<![\d.])\.\d{2,3}\b", text.read_text(encoding="utf-8"))
+    assert figures
+    assert {figure for figure in figures if f"0{figure}" not in shown} == set()

@@ -152,6 +152,17 @@ def test_a_narrow_terminal_gets_all_that_matters(extra: dict[str, float]) -> Non
     assert "- compresskv" not in text
 
 
+@pytest.mark.parametrize(("width", "shown"), [(80, 0), (130, 1), (220, 2)])
+def test_measures_beside_the_score_are_for_wide_terminals(width: int, shown: int) -> None:
+    extra = {"agreement": 0.5, "kl": 0.25, "evidence": 0.4, "evidence_any": 0.9}
+    rows = [{**row, **extra} for row in SUMMARY["rows"]]
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(report.table({**SUMMARY, "rows": rows}))
+    text = console.export_text()
+    assert [name in text for name in ("- compresskv", "evidence_any")] == [shown >= 1, shown >= 2]
+    assert "\u2026" not in text
+
+
 @pytest.mark.parametrize(("budget", "text"), [(0.007, "0.7 %"), (0.12, "12 %"), (1.0, "100 %"), (256, "256")])
 def test_percent(budget: float, text: str) -> None:
     assert report.percent(budget) == text

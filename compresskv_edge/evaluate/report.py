@@ -18,24 +18,28 @@ _COSTS = ("KV KiB", "prefill ms", "evict ms", "decode ms")
 
 
 class Shown:
-    """Policy x budget, for a terminal; a narrow one gets fewer columns and shorter intervals."""
+    """Policy x budget, for a terminal; a narrow one gets fewer columns, then shorter intervals as well."""
 
     def __init__(self, summary: Mapping[str, Any]) -> None:
         self._head = f"{title(summary)}, 95 % intervals"
         self._columns, self._lines = cells(summary)
-        fidelity = "kl" in self._columns and "agreement" not in self._columns
-        same = ("% of full",) if fidelity else ()  # full agrees with itself
-        wide = (_difference(summary), "evict ms", *same, *self._extra_wide())  # the others fit 80 characters
-        self._narrow = [name for name in self._columns if name not in wide]
+        if "agreement" in self._columns:
+            beside: tuple[str, ...] = EXTRAS
+        else:  # fidelity's kl belongs to its score, and full agrees with itself
+            beside = ("% of full",) if "kl" in self._columns else ()
+        usual = [name for name in self._columns if name not in EXTRAS or name not in beside]
+        least = [
+            name for name in usual if name not in (_difference(summary), "evict ms", *beside)
+        ]  # fits 80 characters
+        self._widths = (self._columns, usual, least)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        wide = self._table(self._columns, lambda text: text)
-        fits = console.measure(wide, options=options.update(max_width=1000)).maximum <= options.max_width
-        yield wide if fits else self._table(self._narrow, lambda text: text.replace(" to ", "-"))
-
-    def _extra_wide(self) -> tuple[str, ...]:
-        """Fidelity's kl belongs to its score; beside an answer's score there is no room."""
-        return EXTRAS if "agreement" in self._columns else ()
+        for columns in self._widths[:-1]:
+            wide = self._table(columns, lambda text: text)
+            if console.measure(wide, options=options.update(max_width=1000)).maximum <= options.max_width:
+                yield wide
+                return
+        yield self._table(self._widths[-1], lambda text: text.replace(" to ", "-"))
 
     def _table(self, columns: Sequence[str], shorten: Callable[[str], str]) -> Table:
         from rich import box

@@ -73,7 +73,7 @@ def _run(name: str, data: Data) -> Iterator[str]:
     yield (
         f"[{name}]({_link(name)}), [prompts]({_link(name.replace('.json', '.prompts.jsonl.gz'))}): {data['n_prompts']} "
         f"prompts{documents}, tasks {listed(settings['tasks'])}, form {settings['form']}, seed {settings['seed']}"
-        f"{_rows_of(settings)}; profile {'calibrated' if profile['calibrated'] else 'uncalibrated'}, "
+        f"{_rows_of(settings)}; profile {profile['hash'] if profile['calibrated'] else 'uncalibrated'}, "
         f"{profile['n_heads']} heads a layer. {data['machine']['cpu']}, compresskv_edge "
         f"{data['machine']['compresskv_edge']}."
     )
