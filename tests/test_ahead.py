@@ -148,6 +148,10 @@ def test_a_question_about_a_restored_document_reads_no_document_again(
     kept = [[llm.kv_kept(il).tolist() for il in range(len(llm._compression.layers))] for llm in (straight, restored)]
     assert kept[0] == kept[1]
     assert "are run again" not in caplog.text
+    restored.load_state(state)
+    restored.eval(question)
+    restored.compress()
+    assert [restored.kv_kept(il).tolist() for il in range(len(restored._compression.layers))] == kept[0]
 
 
 @pytest.mark.parametrize("name", ["ahead", "cake"])

@@ -77,6 +77,8 @@ def test_the_library_selects_what_the_statement_says(name: str, budget: Any, pat
 
 
 def test_an_edited_text_is_read_again_by_a_policy_that_must_see_it(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "compresskv_edge")
+
     def make() -> Llama:
         return Llama(path, kv_policy="h2o", kv_budget=BUDGET, n_ctx=2048, n_threads=1, n_threads_batch=1, verbose=False)
 

@@ -100,10 +100,9 @@ class PolicyRun:
 
     def whole_text(self, llm: Any, tokens: List[int]) -> List[int]:
         """The tokens to decode: of a text that the policy has not seen, as many again as it looks at, or all of it."""
-        if self.recorder.idle or self.recorder.n_seen == llm.n_tokens:
-            return tokens
-        if self.policy.merge is None and (again := self.recorder.taken_up(llm, len(tokens))) is not None:
-            return [*again, *tokens]
+        taken_up = self.taken_up(llm, tokens)
+        if taken_up is not None:
+            return taken_up
         text = [*binding.text_of(llm).tolist(), *tokens]
         if llm.n_tokens:
             what = "kv_policy=%r has not seen the %d tokens in the cache: all %d are run again"
@@ -111,6 +110,13 @@ class PolicyRun:
         llm.reset()
         binding.remove_from(llm, 0)
         return text
+
+    def taken_up(self, llm: Any, tokens: List[int]) -> Optional[List[int]]:
+        """The tokens to decode behind a text that the policy has not seen; None: it has to see all of it."""
+        if self.recorder.idle or self.recorder.n_seen == llm.n_tokens:
+            return tokens
+        again = None if self.policy.merge else self.recorder.taken_up(llm, len(tokens))
+        return None if again is None else [*again, *tokens]
 
     def must_not_record(self, what: str) -> None:
         """Raise PolicyError if the policy decides by queries that are not in the cache."""

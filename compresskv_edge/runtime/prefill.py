@@ -86,8 +86,10 @@ class Reader:
         if generation is not None and not generation.is_read:
             generation.is_read = True
             self._read_prompt(generation.prompt, list(tokens))
-        elif generation is not None or self.compression.settings.always_bounded or not self.positions.fits(len(tokens)):
-            self._read_more(list(tokens))
+            return
+        tokens = self.compression.run.taken_up(self.llm, list(tokens)) or list(tokens)
+        if generation is not None or self.compression.settings.always_bounded or not self.positions.fits(len(tokens)):
+            self._read_more(tokens)
         else:
             native.prompt_begin(self.llm.ctx, len(tokens))
             self.decode(tokens)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Callable
 
 import numpy as np
 
 from ...runtime.llama import KVStats, Llama
 from ...runtime.prompt import common_prefix
+from ...runtime.session.snapshot import Snapshot
 from .scene import DemoQuestion, Scene
 
 N_CELLS = 36  # of the picture of what was kept
@@ -105,7 +106,8 @@ class _Reader:
         start = time.perf_counter()
         self.llm.eval(self._document)
         self._read_ms = 1000 * (time.perf_counter() - start)
-        self._state: Any = self.llm.save_state()
+        self._read = Snapshot()
+        self._read.take(self.llm)
         step("asking")
 
     @property
@@ -118,7 +120,7 @@ class _Reader:
 
     def ask(self, question: str) -> str:
         """The greedy answer."""
-        self.llm.load_state(self._state)
+        self._read.put_back(self.llm)
         answer = self._scene.answer(self.llm, question)
         self._step("asking")
         return answer
@@ -126,7 +128,7 @@ class _Reader:
     def timed(self) -> Measurement:
         """The last question again."""
         llm = self.llm
-        llm.load_state(self._state)
+        self._read.put_back(llm)
         rest = self._prompt(self._scene.asked[-1].question)[len(self._document) :]
         start = time.perf_counter()
         llm.eval(rest)
