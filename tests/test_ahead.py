@@ -106,7 +106,7 @@ def test_a_completion_keeps_what_the_statement_says(n_question: int, tiny_gguf: 
 
     llm = load(path, kv_policy="ahead", kv_budget=60)
     if n_question:
-        llm._prompt_of = lambda tokens: _asked(tokens, n_question)  # type: ignore[method-assign]
+        llm._begun = lambda tokens: _asked(tokens, n_question)  # type: ignore[method-assign]
     answer = list(itertools.islice(llm.generate(TOKENS, temp=0), 1))
     assert [[p for p in llm.kv_kept(il).tolist() if p < N_PROMPT] for il in range(n_layer)] == want
     assert answer == [int(reader.last_logits().argmax())]

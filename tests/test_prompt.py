@@ -83,6 +83,22 @@ def test_no_system_prompt_no_question(llm: Llama) -> None:
     assert (alone.n_system, alone.question, alone.n_question) == (0, None, 0)
 
 
+@pytest.mark.parametrize("chat_format", FORMATS)
+def test_a_question_below_a_document_is_the_last_paragraph(chat_format: str, llm: Llama) -> None:
+    llm.chat_format = chat_format
+    document = "A mill is a house.\n\nIt grinds corn.\n\n"
+    prompt = known(llm, [MESSAGES[0], {"role": "user", "content": f"{document}Whose house is it?"}])
+    asked = words(llm, prompt.tokens[len(prompt.tokens) - prompt.n_asked :])
+    assert asked.startswith("Whose house is it?")
+    assert prompt.n_question > prompt.n_asked
+    short = known(llm)
+    assert short.n_asked == short.n_question, "blank lines of the template are before the question"
+
+
+def test_no_question_no_paragraph() -> None:
+    assert Prompt((1, 2, 3), text="a\n\nb").n_asked == 0
+
+
 def test_words_that_the_template_changes_are_not_known(llm: Llama) -> None:
     template = "{% for m in messages %}<{{ m.content if m.role == 'system' else m.content | upper }}>{% endfor %}"
     llm.chat_handler = Jinja2ChatFormatter(template, eos_token="", bos_token="").to_chat_handler()

@@ -162,7 +162,7 @@ def test_a_write_that_is_cut_short(llm: Llama, file: Path) -> None:
 @on_linux
 def test_no_memory_for_a_copy(tmp_path: Path) -> None:
     """Neither to save nor to load, which keeps what is there until the new state is in."""
-    shape = dataclasses.replace(TINY_SHAPES["llama"], name="wide", n_head=4, n_head_kv=4, head_dim=128)
+    shape = dataclasses.replace(TINY_SHAPES["llama"], name="wide", n_head=16, n_head_kv=16, head_dim=128)
     path = write_random_gguf(tmp_path / "wide.gguf", shape)
     llm = Llama(str(path), n_ctx=2048, n_threads=1, n_threads_batch=1, verbose=False, type_k=0, type_v=0)
     llm.eval(PROMPT * 6)
@@ -171,7 +171,7 @@ def test_no_memory_for_a_copy(tmp_path: Path) -> None:
     llm.save_session(other)
     llm.eval(PROMPT[:1])
     n_tokens, state = llm.n_tokens, other.stat().st_size
-    assert state > 20 << 20
+    assert state > 64 << 20, "smaller ones could come from what the heap of a long run has left over"
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     with limited("RLIMIT_AS", used + state // 4):
         with pytest.raises(SessionError, match=r"no memory for a copy of the cache, \d+ bytes"):

@@ -118,7 +118,7 @@ class Compression:
         """A prompt begins: protect its system prompt, which is looked for in later texts as well."""
         self.protection.system = prompt.tokens[: prompt.n_system] or self.protection.system
         self.protection.begin(prompt.tokens)
-        self.run.n_question = prompt.n_question
+        self.run.n_question = prompt.n_asked
 
     def choose_prefill(self, n_tokens: int, n_positions: int, stats: native.Stats) -> str:
         """How to run a prompt of n_tokens: "full", "chunked" or "guided". n_positions: of the context."""

@@ -44,6 +44,15 @@ class Prompt:
         """Tokens from the last user message on; 0: not known."""
         return 0 if self.question is None else len(self.tokens) - self.question
 
+    @property
+    def n_asked(self) -> int:
+        """Tokens from the last paragraph of the last user message on, which may begin with a document; 0: not known."""
+        if self.question is None:
+            return 0
+        paragraph = self.text[: self.asked_end].rstrip().rfind("\n\n")
+        n_before = self.n_before(paragraph + 2) if paragraph >= 0 else None
+        return len(self.tokens) - max(n_before or 0, self.question)
+
     def n_before_end(self, words: str) -> Optional[int]:
         """Tokens before the words with which the last user message ends; None: not known."""
         if self.question is None or not self.text[: self.asked_end].endswith(words):
