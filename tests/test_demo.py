@@ -134,6 +134,7 @@ def test_the_book_holds_what_is_asked_of_it(tiny_gguf: Callable[..., Path], monk
         assert book.document.count(asked.sentence) == 1
         assert asked.is_right(asked.sentence)
         assert not asked.is_right("I do not know.")
+        assert not asked.is_right(f"1{asked.expected.split('|')[-1]}0")
 
 
 def test_a_model_without_a_chat_template_answers_no_questions(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,8 @@ class DemoQuestion:
 
     def is_right(self, answer: str) -> bool:
         """Whether it says what is expected."""
-        return any(words.lower() in answer.lower() for words in self.expected.split("|"))
+        words = "|".join(map(re.escape, self.expected.split("|")))
+        return re.search(rf"(?<!\w)({words})(?!\w)", answer, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True)
