@@ -79,8 +79,6 @@ def test_tables_are_those_of_the_prompts(table: Path) -> None:
 def test_figures_of_the_text_are_in_a_table() -> None:
     """Shares and divergences that people wrote, as the tables of this folder show them."""
     text = REAL / "summary.txt"
-    if not text.exists():
-        pytest.skip("no real models were measured")
     shown = "\n".join(results_real.sections({path.name: json.loads(path.read_text()) for path in tables()}))
     figures = re.findall(r"(?<![\d.])\.\d{2,3}\b", text.read_text(encoding="utf-8"))
     assert figures

@@ -105,7 +105,7 @@ class Template:
                 try:
                     asked = self.render([USER], TOOLS)
                     text = self.render([USER, {"role": "assistant", "content": content, "tool_calls": calls}], TOOLS)
-                except Exception:
+                except Exception:  # a template is a program: this form of the calls is not its own
                     continue
                 text = _behind(asked, text, self.thinking)
                 if "get_weather" in text:
